@@ -4324,7 +4324,10 @@ type GetStatusResponse struct {
 	// The store.
 	Store *StoreStatus `protobuf:"bytes,9,opt,name=store,proto3" json:"store,omitempty"`
 	// The certificates that it uses or issues.
-	Certificates  []*CertificateStatus `protobuf:"bytes,10,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	Certificates []*CertificateStatus `protobuf:"bytes,10,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// The gateways that share the store, by their start, at most 100: those that run, and for an hour those that did not
+	// end in order. Empty when the store cannot be read.
+	Gateways      []*GatewayStatus `protobuf:"bytes,11,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4429,6 +4432,122 @@ func (x *GetStatusResponse) GetCertificates() []*CertificateStatus {
 	return nil
 }
 
+func (x *GetStatusResponse) GetGateways() []*GatewayStatus {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+// A gateway, as it has recorded itself in the store.
+type GatewayStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, as in GetStatusResponse.
+	Gateway string `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Its version.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Whether the answering gateway has another version.
+	VersionDiffers bool `protobuf:"varint,3,opt,name=version_differs,json=versionDiffers,proto3" json:"version_differs,omitempty"`
+	// The name of its host; empty if it is not known.
+	Host string `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	// Where it listens for gRPC.
+	GrpcAddress string `protobuf:"bytes,5,opt,name=grpc_address,json=grpcAddress,proto3" json:"grpc_address,omitempty"`
+	// When it started.
+	Started *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started,proto3" json:"started,omitempty"`
+	// When it last renewed its record, by the clock of the store. It does so every 5 s.
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// Whether it has not renewed it for 15 s: it was killed, is stuck, or cannot reach the store.
+	NotSeen       bool `protobuf:"varint,8,opt,name=not_seen,json=notSeen,proto3" json:"not_seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayStatus) Reset() {
+	*x = GatewayStatus{}
+	mi := &file_warrengate_v1_admin_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayStatus) ProtoMessage() {}
+
+func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warrengate_v1_admin_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
+func (*GatewayStatus) Descriptor() ([]byte, []int) {
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *GatewayStatus) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetVersionDiffers() bool {
+	if x != nil {
+		return x.VersionDiffers
+	}
+	return false
+}
+
+func (x *GatewayStatus) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetGrpcAddress() string {
+	if x != nil {
+		return x.GrpcAddress
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *GatewayStatus) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *GatewayStatus) GetNotSeen() bool {
+	if x != nil {
+		return x.NotSeen
+	}
+	return false
+}
+
 // The state of the broker, as its management API reports it.
 type BrokerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4452,7 +4571,7 @@ type BrokerStatus struct {
 
 func (x *BrokerStatus) Reset() {
 	*x = BrokerStatus{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[68]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4464,7 +4583,7 @@ func (x *BrokerStatus) String() string {
 func (*BrokerStatus) ProtoMessage() {}
 
 func (x *BrokerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[68]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4477,7 +4596,7 @@ func (x *BrokerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BrokerStatus.ProtoReflect.Descriptor instead.
 func (*BrokerStatus) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{68}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *BrokerStatus) GetReachable() bool {
@@ -4558,7 +4677,7 @@ type BrokerNode struct {
 
 func (x *BrokerNode) Reset() {
 	*x = BrokerNode{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[69]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4570,7 +4689,7 @@ func (x *BrokerNode) String() string {
 func (*BrokerNode) ProtoMessage() {}
 
 func (x *BrokerNode) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[69]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4583,7 +4702,7 @@ func (x *BrokerNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BrokerNode.ProtoReflect.Descriptor instead.
 func (*BrokerNode) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{69}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *BrokerNode) GetName() string {
@@ -4673,7 +4792,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[70]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +4804,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[70]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +4817,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{70}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -4743,7 +4862,7 @@ type CertificateStatus struct {
 
 func (x *CertificateStatus) Reset() {
 	*x = CertificateStatus{}
-	mi := &file_warrengate_v1_admin_proto_msgTypes[71]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4755,7 +4874,7 @@ func (x *CertificateStatus) String() string {
 func (*CertificateStatus) ProtoMessage() {}
 
 func (x *CertificateStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warrengate_v1_admin_proto_msgTypes[71]
+	mi := &file_warrengate_v1_admin_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4768,7 +4887,7 @@ func (x *CertificateStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateStatus.ProtoReflect.Descriptor instead.
 func (*CertificateStatus) Descriptor() ([]byte, []int) {
-	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{71}
+	return file_warrengate_v1_admin_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CertificateStatus) GetUse() string {
@@ -5072,7 +5191,7 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1b\n" +
 	"\tstream_id\x18\x02 \x01(\tR\bstreamId\"\x15\n" +
 	"\x13CloseStreamResponse\"\x12\n" +
-	"\x10GetStatusRequest\"\x9c\x03\n" +
+	"\x10GetStatusRequest\"\xd6\x03\n" +
 	"\x11GetStatusResponse\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
@@ -5084,7 +5203,17 @@ const file_warrengate_v1_admin_proto_rawDesc = "" +
 	"\x06broker\x18\b \x01(\v2\x1b.warrengate.v1.BrokerStatusR\x06broker\x120\n" +
 	"\x05store\x18\t \x01(\v2\x1a.warrengate.v1.StoreStatusR\x05store\x12D\n" +
 	"\fcertificates\x18\n" +
-	" \x03(\v2 .warrengate.v1.CertificateStatusR\fcertificates\"\x8c\x02\n" +
+	" \x03(\v2 .warrengate.v1.CertificateStatusR\fcertificates\x128\n" +
+	"\bgateways\x18\v \x03(\v2\x1c.warrengate.v1.GatewayStatusR\bgateways\"\xad\x02\n" +
+	"\rGatewayStatus\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12'\n" +
+	"\x0fversion_differs\x18\x03 \x01(\bR\x0eversionDiffers\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12!\n" +
+	"\fgrpc_address\x18\x05 \x01(\tR\vgrpcAddress\x124\n" +
+	"\astarted\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x127\n" +
+	"\tlast_seen\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x19\n" +
+	"\bnot_seen\x18\b \x01(\bR\anotSeen\"\x8c\x02\n" +
 	"\fBrokerStatus\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x12\x18\n" +
 	"\afailure\x18\x02 \x01(\tR\afailure\x12\x18\n" +
@@ -5174,7 +5303,7 @@ func file_warrengate_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_warrengate_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_warrengate_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_warrengate_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_warrengate_v1_admin_proto_goTypes = []any{
 	(TenantState)(0),                        // 0: warrengate.v1.TenantState
 	(StreamKind)(0),                         // 1: warrengate.v1.StreamKind
@@ -5246,29 +5375,30 @@ var file_warrengate_v1_admin_proto_goTypes = []any{
 	(*CloseStreamResponse)(nil),             // 67: warrengate.v1.CloseStreamResponse
 	(*GetStatusRequest)(nil),                // 68: warrengate.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),               // 69: warrengate.v1.GetStatusResponse
-	(*BrokerStatus)(nil),                    // 70: warrengate.v1.BrokerStatus
-	(*BrokerNode)(nil),                      // 71: warrengate.v1.BrokerNode
-	(*StoreStatus)(nil),                     // 72: warrengate.v1.StoreStatus
-	(*CertificateStatus)(nil),               // 73: warrengate.v1.CertificateStatus
-	(*timestamppb.Timestamp)(nil),           // 74: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 75: google.protobuf.Duration
-	(*Grants)(nil),                          // 76: warrengate.v1.Grants
-	(*fieldmaskpb.FieldMask)(nil),           // 77: google.protobuf.FieldMask
-	(QueueType)(0),                          // 78: warrengate.v1.QueueType
+	(*GatewayStatus)(nil),                   // 70: warrengate.v1.GatewayStatus
+	(*BrokerStatus)(nil),                    // 71: warrengate.v1.BrokerStatus
+	(*BrokerNode)(nil),                      // 72: warrengate.v1.BrokerNode
+	(*StoreStatus)(nil),                     // 73: warrengate.v1.StoreStatus
+	(*CertificateStatus)(nil),               // 74: warrengate.v1.CertificateStatus
+	(*timestamppb.Timestamp)(nil),           // 75: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 76: google.protobuf.Duration
+	(*Grants)(nil),                          // 77: warrengate.v1.Grants
+	(*fieldmaskpb.FieldMask)(nil),           // 78: google.protobuf.FieldMask
+	(QueueType)(0),                          // 79: warrengate.v1.QueueType
 }
 var file_warrengate_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: warrengate.v1.Tenant.state:type_name -> warrengate.v1.TenantState
-	74, // 1: warrengate.v1.Tenant.created:type_name -> google.protobuf.Timestamp
-	75, // 2: warrengate.v1.Plan.max_message_ttl:type_name -> google.protobuf.Duration
-	75, // 3: warrengate.v1.Plan.queue_expires:type_name -> google.protobuf.Duration
-	76, // 4: warrengate.v1.Client.grants:type_name -> warrengate.v1.Grants
-	74, // 5: warrengate.v1.Client.created:type_name -> google.protobuf.Timestamp
+	75, // 1: warrengate.v1.Tenant.created:type_name -> google.protobuf.Timestamp
+	76, // 2: warrengate.v1.Plan.max_message_ttl:type_name -> google.protobuf.Duration
+	76, // 3: warrengate.v1.Plan.queue_expires:type_name -> google.protobuf.Duration
+	77, // 4: warrengate.v1.Client.grants:type_name -> warrengate.v1.Grants
+	75, // 5: warrengate.v1.Client.created:type_name -> google.protobuf.Timestamp
 	2,  // 6: warrengate.v1.CreateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
 	2,  // 7: warrengate.v1.CreateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	2,  // 8: warrengate.v1.GetTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	2,  // 9: warrengate.v1.ListTenantsResponse.tenants:type_name -> warrengate.v1.Tenant
 	2,  // 10: warrengate.v1.UpdateTenantRequest.tenant:type_name -> warrengate.v1.Tenant
-	77, // 11: warrengate.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
+	78, // 11: warrengate.v1.UpdateTenantRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 12: warrengate.v1.UpdateTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	2,  // 13: warrengate.v1.SuspendTenantResponse.tenant:type_name -> warrengate.v1.Tenant
 	2,  // 14: warrengate.v1.ResumeTenantResponse.tenant:type_name -> warrengate.v1.Tenant
@@ -5278,108 +5408,111 @@ var file_warrengate_v1_admin_proto_depIdxs = []int32{
 	3,  // 18: warrengate.v1.CreatePlanRequest.plan:type_name -> warrengate.v1.Plan
 	3,  // 19: warrengate.v1.CreatePlanResponse.plan:type_name -> warrengate.v1.Plan
 	3,  // 20: warrengate.v1.UpdatePlanRequest.plan:type_name -> warrengate.v1.Plan
-	77, // 21: warrengate.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
+	78, // 21: warrengate.v1.UpdatePlanRequest.update_mask:type_name -> google.protobuf.FieldMask
 	3,  // 22: warrengate.v1.UpdatePlanResponse.plan:type_name -> warrengate.v1.Plan
 	4,  // 23: warrengate.v1.CreateClientRequest.client:type_name -> warrengate.v1.Client
 	4,  // 24: warrengate.v1.CreateClientResponse.client:type_name -> warrengate.v1.Client
 	4,  // 25: warrengate.v1.ListClientsResponse.clients:type_name -> warrengate.v1.Client
 	4,  // 26: warrengate.v1.UpdateClientRequest.client:type_name -> warrengate.v1.Client
-	77, // 27: warrengate.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
+	78, // 27: warrengate.v1.UpdateClientRequest.update_mask:type_name -> google.protobuf.FieldMask
 	4,  // 28: warrengate.v1.UpdateClientResponse.client:type_name -> warrengate.v1.Client
 	4,  // 29: warrengate.v1.RevokeClientResponse.client:type_name -> warrengate.v1.Client
-	75, // 30: warrengate.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	74, // 31: warrengate.v1.RotateClientSecretResponse.previous_expires:type_name -> google.protobuf.Timestamp
-	74, // 32: warrengate.v1.RotateBrokerCredentialsResponse.expires:type_name -> google.protobuf.Timestamp
-	74, // 33: warrengate.v1.RotateSigningKeyResponse.previous_expires:type_name -> google.protobuf.Timestamp
-	74, // 34: warrengate.v1.ListAuditEventsRequest.from:type_name -> google.protobuf.Timestamp
-	74, // 35: warrengate.v1.ListAuditEventsRequest.until:type_name -> google.protobuf.Timestamp
-	74, // 36: warrengate.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
+	76, // 30: warrengate.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	75, // 31: warrengate.v1.RotateClientSecretResponse.previous_expires:type_name -> google.protobuf.Timestamp
+	75, // 32: warrengate.v1.RotateBrokerCredentialsResponse.expires:type_name -> google.protobuf.Timestamp
+	75, // 33: warrengate.v1.RotateSigningKeyResponse.previous_expires:type_name -> google.protobuf.Timestamp
+	75, // 34: warrengate.v1.ListAuditEventsRequest.from:type_name -> google.protobuf.Timestamp
+	75, // 35: warrengate.v1.ListAuditEventsRequest.until:type_name -> google.protobuf.Timestamp
+	75, // 36: warrengate.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
 	51, // 37: warrengate.v1.ListAuditEventsResponse.events:type_name -> warrengate.v1.AuditEvent
 	54, // 38: warrengate.v1.VerifyIsolationResponse.probes:type_name -> warrengate.v1.IsolationProbe
 	57, // 39: warrengate.v1.ReconcileTenantResponse.reconciliations:type_name -> warrengate.v1.Reconciliation
-	75, // 40: warrengate.v1.WatchTenantRequest.interval:type_name -> google.protobuf.Duration
-	74, // 41: warrengate.v1.WatchTenantResponse.time:type_name -> google.protobuf.Timestamp
-	74, // 42: warrengate.v1.WatchTenantResponse.measured:type_name -> google.protobuf.Timestamp
+	76, // 40: warrengate.v1.WatchTenantRequest.interval:type_name -> google.protobuf.Duration
+	75, // 41: warrengate.v1.WatchTenantResponse.time:type_name -> google.protobuf.Timestamp
+	75, // 42: warrengate.v1.WatchTenantResponse.measured:type_name -> google.protobuf.Timestamp
 	61, // 43: warrengate.v1.WatchTenantResponse.queues:type_name -> warrengate.v1.QueueFigures
 	62, // 44: warrengate.v1.WatchTenantResponse.totals:type_name -> warrengate.v1.TenantFigures
-	78, // 45: warrengate.v1.QueueFigures.type:type_name -> warrengate.v1.QueueType
-	75, // 46: warrengate.v1.QueueFigures.oldest_message_age:type_name -> google.protobuf.Duration
-	75, // 47: warrengate.v1.TenantFigures.oldest_message_age:type_name -> google.protobuf.Duration
+	79, // 45: warrengate.v1.QueueFigures.type:type_name -> warrengate.v1.QueueType
+	76, // 46: warrengate.v1.QueueFigures.oldest_message_age:type_name -> google.protobuf.Duration
+	76, // 47: warrengate.v1.TenantFigures.oldest_message_age:type_name -> google.protobuf.Duration
 	1,  // 48: warrengate.v1.ListStreamsRequest.kind:type_name -> warrengate.v1.StreamKind
 	65, // 49: warrengate.v1.ListStreamsResponse.streams:type_name -> warrengate.v1.OpenStream
 	1,  // 50: warrengate.v1.OpenStream.kind:type_name -> warrengate.v1.StreamKind
-	74, // 51: warrengate.v1.OpenStream.since:type_name -> google.protobuf.Timestamp
-	74, // 52: warrengate.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
-	70, // 53: warrengate.v1.GetStatusResponse.broker:type_name -> warrengate.v1.BrokerStatus
-	72, // 54: warrengate.v1.GetStatusResponse.store:type_name -> warrengate.v1.StoreStatus
-	73, // 55: warrengate.v1.GetStatusResponse.certificates:type_name -> warrengate.v1.CertificateStatus
-	71, // 56: warrengate.v1.BrokerStatus.nodes:type_name -> warrengate.v1.BrokerNode
-	75, // 57: warrengate.v1.BrokerNode.uptime:type_name -> google.protobuf.Duration
-	75, // 58: warrengate.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	74, // 59: warrengate.v1.CertificateStatus.expires:type_name -> google.protobuf.Timestamp
-	5,  // 60: warrengate.v1.Admin.CreateTenant:input_type -> warrengate.v1.CreateTenantRequest
-	7,  // 61: warrengate.v1.Admin.GetTenant:input_type -> warrengate.v1.GetTenantRequest
-	9,  // 62: warrengate.v1.Admin.ListTenants:input_type -> warrengate.v1.ListTenantsRequest
-	11, // 63: warrengate.v1.Admin.UpdateTenant:input_type -> warrengate.v1.UpdateTenantRequest
-	13, // 64: warrengate.v1.Admin.SuspendTenant:input_type -> warrengate.v1.SuspendTenantRequest
-	15, // 65: warrengate.v1.Admin.ResumeTenant:input_type -> warrengate.v1.ResumeTenantRequest
-	17, // 66: warrengate.v1.Admin.DeleteTenant:input_type -> warrengate.v1.DeleteTenantRequest
-	19, // 67: warrengate.v1.Admin.GetTenantUsage:input_type -> warrengate.v1.GetTenantUsageRequest
-	22, // 68: warrengate.v1.Admin.ListPlans:input_type -> warrengate.v1.ListPlansRequest
-	24, // 69: warrengate.v1.Admin.GetPlan:input_type -> warrengate.v1.GetPlanRequest
-	26, // 70: warrengate.v1.Admin.CreatePlan:input_type -> warrengate.v1.CreatePlanRequest
-	28, // 71: warrengate.v1.Admin.UpdatePlan:input_type -> warrengate.v1.UpdatePlanRequest
-	30, // 72: warrengate.v1.Admin.DeletePlan:input_type -> warrengate.v1.DeletePlanRequest
-	32, // 73: warrengate.v1.Admin.CreateClient:input_type -> warrengate.v1.CreateClientRequest
-	34, // 74: warrengate.v1.Admin.ListClients:input_type -> warrengate.v1.ListClientsRequest
-	36, // 75: warrengate.v1.Admin.UpdateClient:input_type -> warrengate.v1.UpdateClientRequest
-	38, // 76: warrengate.v1.Admin.RevokeClient:input_type -> warrengate.v1.RevokeClientRequest
-	40, // 77: warrengate.v1.Admin.DeleteClient:input_type -> warrengate.v1.DeleteClientRequest
-	42, // 78: warrengate.v1.Admin.RotateClientSecret:input_type -> warrengate.v1.RotateClientSecretRequest
-	44, // 79: warrengate.v1.Admin.RotateBrokerCredentials:input_type -> warrengate.v1.RotateBrokerCredentialsRequest
-	46, // 80: warrengate.v1.Admin.RotateSigningKey:input_type -> warrengate.v1.RotateSigningKeyRequest
-	48, // 81: warrengate.v1.Admin.RevokeSigningKey:input_type -> warrengate.v1.RevokeSigningKeyRequest
-	50, // 82: warrengate.v1.Admin.ListAuditEvents:input_type -> warrengate.v1.ListAuditEventsRequest
-	56, // 83: warrengate.v1.Admin.ReconcileTenant:input_type -> warrengate.v1.ReconcileTenantRequest
-	53, // 84: warrengate.v1.Admin.VerifyIsolation:input_type -> warrengate.v1.VerifyIsolationRequest
-	59, // 85: warrengate.v1.Admin.WatchTenant:input_type -> warrengate.v1.WatchTenantRequest
-	63, // 86: warrengate.v1.Admin.ListStreams:input_type -> warrengate.v1.ListStreamsRequest
-	66, // 87: warrengate.v1.Admin.CloseStream:input_type -> warrengate.v1.CloseStreamRequest
-	68, // 88: warrengate.v1.Admin.GetStatus:input_type -> warrengate.v1.GetStatusRequest
-	6,  // 89: warrengate.v1.Admin.CreateTenant:output_type -> warrengate.v1.CreateTenantResponse
-	8,  // 90: warrengate.v1.Admin.GetTenant:output_type -> warrengate.v1.GetTenantResponse
-	10, // 91: warrengate.v1.Admin.ListTenants:output_type -> warrengate.v1.ListTenantsResponse
-	12, // 92: warrengate.v1.Admin.UpdateTenant:output_type -> warrengate.v1.UpdateTenantResponse
-	14, // 93: warrengate.v1.Admin.SuspendTenant:output_type -> warrengate.v1.SuspendTenantResponse
-	16, // 94: warrengate.v1.Admin.ResumeTenant:output_type -> warrengate.v1.ResumeTenantResponse
-	18, // 95: warrengate.v1.Admin.DeleteTenant:output_type -> warrengate.v1.DeleteTenantResponse
-	21, // 96: warrengate.v1.Admin.GetTenantUsage:output_type -> warrengate.v1.GetTenantUsageResponse
-	23, // 97: warrengate.v1.Admin.ListPlans:output_type -> warrengate.v1.ListPlansResponse
-	25, // 98: warrengate.v1.Admin.GetPlan:output_type -> warrengate.v1.GetPlanResponse
-	27, // 99: warrengate.v1.Admin.CreatePlan:output_type -> warrengate.v1.CreatePlanResponse
-	29, // 100: warrengate.v1.Admin.UpdatePlan:output_type -> warrengate.v1.UpdatePlanResponse
-	31, // 101: warrengate.v1.Admin.DeletePlan:output_type -> warrengate.v1.DeletePlanResponse
-	33, // 102: warrengate.v1.Admin.CreateClient:output_type -> warrengate.v1.CreateClientResponse
-	35, // 103: warrengate.v1.Admin.ListClients:output_type -> warrengate.v1.ListClientsResponse
-	37, // 104: warrengate.v1.Admin.UpdateClient:output_type -> warrengate.v1.UpdateClientResponse
-	39, // 105: warrengate.v1.Admin.RevokeClient:output_type -> warrengate.v1.RevokeClientResponse
-	41, // 106: warrengate.v1.Admin.DeleteClient:output_type -> warrengate.v1.DeleteClientResponse
-	43, // 107: warrengate.v1.Admin.RotateClientSecret:output_type -> warrengate.v1.RotateClientSecretResponse
-	45, // 108: warrengate.v1.Admin.RotateBrokerCredentials:output_type -> warrengate.v1.RotateBrokerCredentialsResponse
-	47, // 109: warrengate.v1.Admin.RotateSigningKey:output_type -> warrengate.v1.RotateSigningKeyResponse
-	49, // 110: warrengate.v1.Admin.RevokeSigningKey:output_type -> warrengate.v1.RevokeSigningKeyResponse
-	52, // 111: warrengate.v1.Admin.ListAuditEvents:output_type -> warrengate.v1.ListAuditEventsResponse
-	58, // 112: warrengate.v1.Admin.ReconcileTenant:output_type -> warrengate.v1.ReconcileTenantResponse
-	55, // 113: warrengate.v1.Admin.VerifyIsolation:output_type -> warrengate.v1.VerifyIsolationResponse
-	60, // 114: warrengate.v1.Admin.WatchTenant:output_type -> warrengate.v1.WatchTenantResponse
-	64, // 115: warrengate.v1.Admin.ListStreams:output_type -> warrengate.v1.ListStreamsResponse
-	67, // 116: warrengate.v1.Admin.CloseStream:output_type -> warrengate.v1.CloseStreamResponse
-	69, // 117: warrengate.v1.Admin.GetStatus:output_type -> warrengate.v1.GetStatusResponse
-	89, // [89:118] is the sub-list for method output_type
-	60, // [60:89] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	75, // 51: warrengate.v1.OpenStream.since:type_name -> google.protobuf.Timestamp
+	75, // 52: warrengate.v1.GetStatusResponse.started:type_name -> google.protobuf.Timestamp
+	71, // 53: warrengate.v1.GetStatusResponse.broker:type_name -> warrengate.v1.BrokerStatus
+	73, // 54: warrengate.v1.GetStatusResponse.store:type_name -> warrengate.v1.StoreStatus
+	74, // 55: warrengate.v1.GetStatusResponse.certificates:type_name -> warrengate.v1.CertificateStatus
+	70, // 56: warrengate.v1.GetStatusResponse.gateways:type_name -> warrengate.v1.GatewayStatus
+	75, // 57: warrengate.v1.GatewayStatus.started:type_name -> google.protobuf.Timestamp
+	75, // 58: warrengate.v1.GatewayStatus.last_seen:type_name -> google.protobuf.Timestamp
+	72, // 59: warrengate.v1.BrokerStatus.nodes:type_name -> warrengate.v1.BrokerNode
+	76, // 60: warrengate.v1.BrokerNode.uptime:type_name -> google.protobuf.Duration
+	76, // 61: warrengate.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	75, // 62: warrengate.v1.CertificateStatus.expires:type_name -> google.protobuf.Timestamp
+	5,  // 63: warrengate.v1.Admin.CreateTenant:input_type -> warrengate.v1.CreateTenantRequest
+	7,  // 64: warrengate.v1.Admin.GetTenant:input_type -> warrengate.v1.GetTenantRequest
+	9,  // 65: warrengate.v1.Admin.ListTenants:input_type -> warrengate.v1.ListTenantsRequest
+	11, // 66: warrengate.v1.Admin.UpdateTenant:input_type -> warrengate.v1.UpdateTenantRequest
+	13, // 67: warrengate.v1.Admin.SuspendTenant:input_type -> warrengate.v1.SuspendTenantRequest
+	15, // 68: warrengate.v1.Admin.ResumeTenant:input_type -> warrengate.v1.ResumeTenantRequest
+	17, // 69: warrengate.v1.Admin.DeleteTenant:input_type -> warrengate.v1.DeleteTenantRequest
+	19, // 70: warrengate.v1.Admin.GetTenantUsage:input_type -> warrengate.v1.GetTenantUsageRequest
+	22, // 71: warrengate.v1.Admin.ListPlans:input_type -> warrengate.v1.ListPlansRequest
+	24, // 72: warrengate.v1.Admin.GetPlan:input_type -> warrengate.v1.GetPlanRequest
+	26, // 73: warrengate.v1.Admin.CreatePlan:input_type -> warrengate.v1.CreatePlanRequest
+	28, // 74: warrengate.v1.Admin.UpdatePlan:input_type -> warrengate.v1.UpdatePlanRequest
+	30, // 75: warrengate.v1.Admin.DeletePlan:input_type -> warrengate.v1.DeletePlanRequest
+	32, // 76: warrengate.v1.Admin.CreateClient:input_type -> warrengate.v1.CreateClientRequest
+	34, // 77: warrengate.v1.Admin.ListClients:input_type -> warrengate.v1.ListClientsRequest
+	36, // 78: warrengate.v1.Admin.UpdateClient:input_type -> warrengate.v1.UpdateClientRequest
+	38, // 79: warrengate.v1.Admin.RevokeClient:input_type -> warrengate.v1.RevokeClientRequest
+	40, // 80: warrengate.v1.Admin.DeleteClient:input_type -> warrengate.v1.DeleteClientRequest
+	42, // 81: warrengate.v1.Admin.RotateClientSecret:input_type -> warrengate.v1.RotateClientSecretRequest
+	44, // 82: warrengate.v1.Admin.RotateBrokerCredentials:input_type -> warrengate.v1.RotateBrokerCredentialsRequest
+	46, // 83: warrengate.v1.Admin.RotateSigningKey:input_type -> warrengate.v1.RotateSigningKeyRequest
+	48, // 84: warrengate.v1.Admin.RevokeSigningKey:input_type -> warrengate.v1.RevokeSigningKeyRequest
+	50, // 85: warrengate.v1.Admin.ListAuditEvents:input_type -> warrengate.v1.ListAuditEventsRequest
+	56, // 86: warrengate.v1.Admin.ReconcileTenant:input_type -> warrengate.v1.ReconcileTenantRequest
+	53, // 87: warrengate.v1.Admin.VerifyIsolation:input_type -> warrengate.v1.VerifyIsolationRequest
+	59, // 88: warrengate.v1.Admin.WatchTenant:input_type -> warrengate.v1.WatchTenantRequest
+	63, // 89: warrengate.v1.Admin.ListStreams:input_type -> warrengate.v1.ListStreamsRequest
+	66, // 90: warrengate.v1.Admin.CloseStream:input_type -> warrengate.v1.CloseStreamRequest
+	68, // 91: warrengate.v1.Admin.GetStatus:input_type -> warrengate.v1.GetStatusRequest
+	6,  // 92: warrengate.v1.Admin.CreateTenant:output_type -> warrengate.v1.CreateTenantResponse
+	8,  // 93: warrengate.v1.Admin.GetTenant:output_type -> warrengate.v1.GetTenantResponse
+	10, // 94: warrengate.v1.Admin.ListTenants:output_type -> warrengate.v1.ListTenantsResponse
+	12, // 95: warrengate.v1.Admin.UpdateTenant:output_type -> warrengate.v1.UpdateTenantResponse
+	14, // 96: warrengate.v1.Admin.SuspendTenant:output_type -> warrengate.v1.SuspendTenantResponse
+	16, // 97: warrengate.v1.Admin.ResumeTenant:output_type -> warrengate.v1.ResumeTenantResponse
+	18, // 98: warrengate.v1.Admin.DeleteTenant:output_type -> warrengate.v1.DeleteTenantResponse
+	21, // 99: warrengate.v1.Admin.GetTenantUsage:output_type -> warrengate.v1.GetTenantUsageResponse
+	23, // 100: warrengate.v1.Admin.ListPlans:output_type -> warrengate.v1.ListPlansResponse
+	25, // 101: warrengate.v1.Admin.GetPlan:output_type -> warrengate.v1.GetPlanResponse
+	27, // 102: warrengate.v1.Admin.CreatePlan:output_type -> warrengate.v1.CreatePlanResponse
+	29, // 103: warrengate.v1.Admin.UpdatePlan:output_type -> warrengate.v1.UpdatePlanResponse
+	31, // 104: warrengate.v1.Admin.DeletePlan:output_type -> warrengate.v1.DeletePlanResponse
+	33, // 105: warrengate.v1.Admin.CreateClient:output_type -> warrengate.v1.CreateClientResponse
+	35, // 106: warrengate.v1.Admin.ListClients:output_type -> warrengate.v1.ListClientsResponse
+	37, // 107: warrengate.v1.Admin.UpdateClient:output_type -> warrengate.v1.UpdateClientResponse
+	39, // 108: warrengate.v1.Admin.RevokeClient:output_type -> warrengate.v1.RevokeClientResponse
+	41, // 109: warrengate.v1.Admin.DeleteClient:output_type -> warrengate.v1.DeleteClientResponse
+	43, // 110: warrengate.v1.Admin.RotateClientSecret:output_type -> warrengate.v1.RotateClientSecretResponse
+	45, // 111: warrengate.v1.Admin.RotateBrokerCredentials:output_type -> warrengate.v1.RotateBrokerCredentialsResponse
+	47, // 112: warrengate.v1.Admin.RotateSigningKey:output_type -> warrengate.v1.RotateSigningKeyResponse
+	49, // 113: warrengate.v1.Admin.RevokeSigningKey:output_type -> warrengate.v1.RevokeSigningKeyResponse
+	52, // 114: warrengate.v1.Admin.ListAuditEvents:output_type -> warrengate.v1.ListAuditEventsResponse
+	58, // 115: warrengate.v1.Admin.ReconcileTenant:output_type -> warrengate.v1.ReconcileTenantResponse
+	55, // 116: warrengate.v1.Admin.VerifyIsolation:output_type -> warrengate.v1.VerifyIsolationResponse
+	60, // 117: warrengate.v1.Admin.WatchTenant:output_type -> warrengate.v1.WatchTenantResponse
+	64, // 118: warrengate.v1.Admin.ListStreams:output_type -> warrengate.v1.ListStreamsResponse
+	67, // 119: warrengate.v1.Admin.CloseStream:output_type -> warrengate.v1.CloseStreamResponse
+	69, // 120: warrengate.v1.Admin.GetStatus:output_type -> warrengate.v1.GetStatusResponse
+	92, // [92:121] is the sub-list for method output_type
+	63, // [63:92] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_warrengate_v1_admin_proto_init() }
@@ -5398,7 +5531,7 @@ func file_warrengate_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warrengate_v1_admin_proto_rawDesc), len(file_warrengate_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   72,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

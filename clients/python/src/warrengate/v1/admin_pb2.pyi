@@ -672,7 +672,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("gateway", "version", "started", "ready", "not_ready", "draining", "open_streams", "broker", "store", "certificates")
+    __slots__ = ("gateway", "version", "started", "ready", "not_ready", "draining", "open_streams", "broker", "store", "certificates", "gateways")
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -683,6 +683,7 @@ class GetStatusResponse(_message.Message):
     BROKER_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    GATEWAYS_FIELD_NUMBER: _ClassVar[int]
     gateway: str
     version: str
     started: _timestamp_pb2.Timestamp
@@ -693,7 +694,28 @@ class GetStatusResponse(_message.Message):
     broker: BrokerStatus
     store: StoreStatus
     certificates: _containers.RepeatedCompositeFieldContainer[CertificateStatus]
-    def __init__(self, gateway: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ready: _Optional[bool] = ..., not_ready: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., open_streams: _Optional[int] = ..., broker: _Optional[_Union[BrokerStatus, _Mapping]] = ..., store: _Optional[_Union[StoreStatus, _Mapping]] = ..., certificates: _Optional[_Iterable[_Union[CertificateStatus, _Mapping]]] = ...) -> None: ...
+    gateways: _containers.RepeatedCompositeFieldContainer[GatewayStatus]
+    def __init__(self, gateway: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ready: _Optional[bool] = ..., not_ready: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., open_streams: _Optional[int] = ..., broker: _Optional[_Union[BrokerStatus, _Mapping]] = ..., store: _Optional[_Union[StoreStatus, _Mapping]] = ..., certificates: _Optional[_Iterable[_Union[CertificateStatus, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[GatewayStatus, _Mapping]]] = ...) -> None: ...
+
+class GatewayStatus(_message.Message):
+    __slots__ = ("gateway", "version", "version_differs", "host", "grpc_address", "started", "last_seen", "not_seen")
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_DIFFERS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_FIELD_NUMBER: _ClassVar[int]
+    NOT_SEEN_FIELD_NUMBER: _ClassVar[int]
+    gateway: str
+    version: str
+    version_differs: bool
+    host: str
+    grpc_address: str
+    started: _timestamp_pb2.Timestamp
+    last_seen: _timestamp_pb2.Timestamp
+    not_seen: bool
+    def __init__(self, gateway: _Optional[str] = ..., version: _Optional[str] = ..., version_differs: _Optional[bool] = ..., host: _Optional[str] = ..., grpc_address: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., not_seen: _Optional[bool] = ...) -> None: ...
 
 class BrokerStatus(_message.Message):
     __slots__ = ("reachable", "failure", "version", "erlang_version", "cluster_name", "collects_statistics", "nodes")

@@ -237,8 +237,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTenantUsage(self, request, context):
-        """Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-        the observe grant.
+        """Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,8 +309,9 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteClient(self, request, context):
-        """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-        old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+        """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+        the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+        deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -349,9 +349,8 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditEvents(self, request, context):
-        """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-        redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-        get the events of their own tenant.
+        """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+        and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -374,26 +373,26 @@ class AdminServicer:
 
     def WatchTenant(self, request, context):
         """Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-        until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-        observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-        each client on one gateway.
+        until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+        have
+        10 open watches on one gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListStreams(self, request, context):
-        """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-        each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+        """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+        clients with the observe grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseStream(self, request, context):
-        """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-        once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-        administer grant.
+        """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+        one
+        at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

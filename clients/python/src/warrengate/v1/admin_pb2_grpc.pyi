@@ -53,9 +53,7 @@ class AdminStub:
     DeleteTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]
     """Deletes a tenant with its queues, messages, clients and broker user."""
     GetTenantUsage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTenantUsageRequest, _admin_pb2.GetTenantUsageResponse]
-    """Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-    the observe grant.
-    """
+    """Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant."""
     ListPlans: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPlansRequest, _admin_pb2.ListPlansResponse]
     """Lists the plans by name."""
     GetPlan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPlanRequest, _admin_pb2.GetPlanResponse]
@@ -79,8 +77,9 @@ class AdminStub:
     RevokeClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]
     """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
     DeleteClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteClientRequest, _admin_pb2.DeleteClientResponse]
-    """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-    old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+    """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+    the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+    deleted.
     """
     RotateClientSecret: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RotateClientSecretRequest, _admin_pb2.RotateClientSecretResponse]
     """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
@@ -97,9 +96,8 @@ class AdminStub:
     streams opened with them. If no key remains, a new one is created.
     """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]
-    """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-    redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-    get the events of their own tenant.
+    """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+    and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
     """
     ReconcileTenant: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReconcileTenantRequest, _admin_pb2.ReconcileTenantResponse]
     """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
@@ -109,18 +107,18 @@ class AdminStub:
     """Attempts cross-tenant access with the tenant's real credentials and reports each refusal."""
     WatchTenant: _grpc.UnaryStreamMultiCallable[_admin_pb2.WatchTenantRequest, _admin_pb2.WatchTenantResponse]
     """Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-    until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-    observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-    each client on one gateway.
+    until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+    have
+    10 open watches on one gateway.
     """
     ListStreams: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListStreamsRequest, _admin_pb2.ListStreamsResponse]
-    """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-    each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+    """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+    clients with the observe grant.
     """
     CloseStream: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CloseStreamRequest, _admin_pb2.CloseStreamResponse]
-    """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-    once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-    administer grant.
+    """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+    one
+    at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
     """Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire."""
@@ -147,9 +145,7 @@ class AdminAsyncStub(AdminStub):
     DeleteTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteTenantRequest, _admin_pb2.DeleteTenantResponse]  # type: ignore[assignment]
     """Deletes a tenant with its queues, messages, clients and broker user."""
     GetTenantUsage: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTenantUsageRequest, _admin_pb2.GetTenantUsageResponse]  # type: ignore[assignment]
-    """Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-    the observe grant.
-    """
+    """Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant."""
     ListPlans: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPlansRequest, _admin_pb2.ListPlansResponse]  # type: ignore[assignment]
     """Lists the plans by name."""
     GetPlan: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPlanRequest, _admin_pb2.GetPlanResponse]  # type: ignore[assignment]
@@ -173,8 +169,9 @@ class AdminAsyncStub(AdminStub):
     RevokeClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.RevokeClientRequest, _admin_pb2.RevokeClientResponse]  # type: ignore[assignment]
     """Permanently revokes a client: its secret and tokens are refused and its open streams end."""
     DeleteClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteClientRequest, _admin_pb2.DeleteClientResponse]  # type: ignore[assignment]
-    """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-    old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+    """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+    the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+    deleted.
     """
     RotateClientSecret: _aio.UnaryUnaryMultiCallable[_admin_pb2.RotateClientSecretRequest, _admin_pb2.RotateClientSecretResponse]  # type: ignore[assignment]
     """Creates a new secret and returns it, once. The old secret and its tokens become invalid immediately, or after an
@@ -191,9 +188,8 @@ class AdminAsyncStub(AdminStub):
     streams opened with them. If no key remains, a new one is created.
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAuditEventsRequest, _admin_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
-    """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-    redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-    get the events of their own tenant.
+    """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+    and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
     """
     ReconcileTenant: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReconcileTenantRequest, _admin_pb2.ReconcileTenantResponse]  # type: ignore[assignment]
     """Compares the tenants' resources at the broker with the intended state, repairs differences and reports them.
@@ -203,18 +199,18 @@ class AdminAsyncStub(AdminStub):
     """Attempts cross-tenant access with the tenant's real credentials and reports each refusal."""
     WatchTenant: _aio.UnaryStreamMultiCallable[_admin_pb2.WatchTenantRequest, _admin_pb2.WatchTenantResponse]  # type: ignore[assignment]
     """Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-    until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-    observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-    each client on one gateway.
+    until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+    have
+    10 open watches on one gateway.
     """
     ListStreams: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListStreamsRequest, _admin_pb2.ListStreamsResponse]  # type: ignore[assignment]
-    """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-    each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+    """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+    clients with the observe grant.
     """
     CloseStream: _aio.UnaryUnaryMultiCallable[_admin_pb2.CloseStreamRequest, _admin_pb2.CloseStreamResponse]  # type: ignore[assignment]
-    """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-    once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-    administer grant.
+    """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+    one
+    at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Returns the state of the answering gateway, of the broker's nodes and of the store, and when certificates expire."""
@@ -286,9 +282,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetTenantUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetTenantUsageResponse, _abc.Awaitable[_admin_pb2.GetTenantUsageResponse]]:
-        """Returns the plan's limits and their current use. For platform administrators, and for a tenant's own clients with
-        the observe grant.
-        """
+        """Returns the plan's limits and their current use. Also for a tenant's clients with the observe grant."""
 
     @_abc_1.abstractmethod
     def ListPlans(
@@ -372,8 +366,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DeleteClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DeleteClientResponse, _abc.Awaitable[_admin_pb2.DeleteClientResponse]]:
-        """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which the
-        old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are deleted.
+        """Deletes a client, revoked or not, and ends its open streams. Its id can be used again for another client, for which
+        the old tokens and secrets are not valid. Revoked clients count towards the plan's `max_clients` until they are
+        deleted.
         """
 
     @_abc_1.abstractmethod
@@ -420,9 +415,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListAuditEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListAuditEventsResponse, _abc.Awaitable[_admin_pb2.ListAuditEventsResponse]]:
-        """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges and
-        redrives by applications. For platform administrators, and for a tenant's own clients with the observe grant, which
-        get the events of their own tenant.
+        """Lists audit events, newest first: administrative operations, refused calls, issued tokens, and deletions, purges
+        and redrives by applications. A tenant's clients with the observe grant get the events of their tenant.
         """
 
     @_abc_1.abstractmethod
@@ -450,9 +444,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_admin_pb2.WatchTenantResponse], _abc.AsyncIterator[_admin_pb2.WatchTenantResponse]]:
         """Reports the figures of a tenant's queues at an interval: the first snapshot at once, then one after each interval,
-        until the caller cancels or its token expires. For platform administrators, and for a tenant's own clients with the
-        observe grant. All watches of a tenant on one gateway share one poll of the broker. At most 10 watches are open for
-        each client on one gateway.
+        until the caller cancels or its token expires. Also for a tenant's clients with the observe grant. A client may
+        have
+        10 open watches on one gateway.
         """
 
     @_abc_1.abstractmethod
@@ -461,8 +455,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListStreamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListStreamsResponse, _abc.Awaitable[_admin_pb2.ListStreamsResponse]]:
-        """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. With several gateways,
-        each must be asked. For platform administrators, and for a tenant's own clients with the observe grant.
+        """Lists the open publish, subscribe and redrive streams of a tenant on the answering gateway. Also for a tenant's
+        clients with the observe grant.
         """
 
     @_abc_1.abstractmethod
@@ -471,9 +465,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.CloseStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CloseStreamResponse, _abc.Awaitable[_admin_pb2.CloseStreamResponse]]:
-        """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another one at
-        once: revoke the client to keep it out. For platform administrators, and for a tenant's own clients with the
-        administer grant.
+        """Ends a stream of a tenant on the answering gateway with ABORTED and STREAM_CLOSED. Its client may open another
+        one
+        at once; to prevent that, revoke the client. Also for a tenant's clients with the administer grant.
         """
 
     @_abc_1.abstractmethod

@@ -133,7 +133,7 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteExchange(self, request, context):
-        """Deletes an exchange; deleting a missing one is NOT_FOUND.
+        """Deletes an exchange; fails with NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,10 +229,10 @@ class TopologyServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveDeadLetters(self, request, context):
-        """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-        another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-        second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-        message_id may exist in both places.
+        """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+        with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+        twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+        same message_id may exist in both places.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class TopologyStub:
     DeclareExchange: _grpc.UnaryUnaryMultiCallable[_topology_pb2.DeclareExchangeRequest, _topology_pb2.DeclareExchangeResponse]
     """Creates an exchange; declaring it again with the same arguments has no effect."""
     DeleteExchange: _grpc.UnaryUnaryMultiCallable[_topology_pb2.DeleteExchangeRequest, _topology_pb2.DeleteExchangeResponse]
-    """Deletes an exchange; deleting a missing one is NOT_FOUND."""
+    """Deletes an exchange; fails with NOT_FOUND if it does not exist."""
     GetExchange: _grpc.UnaryUnaryMultiCallable[_topology_pb2.GetExchangeRequest, _topology_pb2.GetExchangeResponse]
     """Returns one exchange."""
     ListExchanges: _grpc.UnaryUnaryMultiCallable[_topology_pb2.ListExchangesRequest, _topology_pb2.ListExchangesResponse]
@@ -72,10 +72,10 @@ class TopologyStub:
     call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _grpc.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]
-    """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-    another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-    second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-    message_id may exist in both places.
+    """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+    with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+    twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+    same message_id may exist in both places.
     """
     PurgeDeadLetters: _grpc.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]
     """Deletes dead letters. Requires the subscribe grant on their queues."""
@@ -91,7 +91,7 @@ class TopologyAsyncStub(TopologyStub):
     DeclareExchange: _aio.UnaryUnaryMultiCallable[_topology_pb2.DeclareExchangeRequest, _topology_pb2.DeclareExchangeResponse]  # type: ignore[assignment]
     """Creates an exchange; declaring it again with the same arguments has no effect."""
     DeleteExchange: _aio.UnaryUnaryMultiCallable[_topology_pb2.DeleteExchangeRequest, _topology_pb2.DeleteExchangeResponse]  # type: ignore[assignment]
-    """Deletes an exchange; deleting a missing one is NOT_FOUND."""
+    """Deletes an exchange; fails with NOT_FOUND if it does not exist."""
     GetExchange: _aio.UnaryUnaryMultiCallable[_topology_pb2.GetExchangeRequest, _topology_pb2.GetExchangeResponse]  # type: ignore[assignment]
     """Returns one exchange."""
     ListExchanges: _aio.UnaryUnaryMultiCallable[_topology_pb2.ListExchangesRequest, _topology_pb2.ListExchangesResponse]  # type: ignore[assignment]
@@ -124,10 +124,10 @@ class TopologyAsyncStub(TopologyStub):
     call reads all dead letters of the tenant, and runs exclusively with the two below.
     """
     RedriveDeadLetters: _aio.UnaryStreamMultiCallable[_topology_pb2.RedriveDeadLettersRequest, _topology_pb2.RedriveDeadLettersResponse]  # type: ignore[assignment]
-    """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-    another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-    second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-    message_id may exist in both places.
+    """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+    with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+    twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+    same message_id may exist in both places.
     """
     PurgeDeadLetters: _aio.UnaryUnaryMultiCallable[_topology_pb2.PurgeDeadLettersRequest, _topology_pb2.PurgeDeadLettersResponse]  # type: ignore[assignment]
     """Deletes dead letters. Requires the subscribe grant on their queues."""
@@ -152,7 +152,7 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.DeleteExchangeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_topology_pb2.DeleteExchangeResponse, _abc.Awaitable[_topology_pb2.DeleteExchangeResponse]]:
-        """Deletes an exchange; deleting a missing one is NOT_FOUND."""
+        """Deletes an exchange; fails with NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def GetExchange(
@@ -263,10 +263,10 @@ class TopologyServicer(metaclass=_abc_1.ABCMeta):
         request: _topology_pb2.RedriveDeadLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_topology_pb2.RedriveDeadLettersResponse], _abc.AsyncIterator[_topology_pb2.RedriveDeadLettersResponse]]:
-        """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-        another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-        second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-        message_id may exist in both places.
+        """Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+        with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+        twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+        same message_id may exist in both places.
         """
 
     @_abc_1.abstractmethod

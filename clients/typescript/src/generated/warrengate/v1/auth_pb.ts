@@ -180,7 +180,8 @@ export type Grants = Message<"warrengate.v1.Grants"> & {
   administer: boolean;
 
   /**
-   * Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see Admin).
+   * Whether it may read the usage, the audit events, the queues' figures and the open streams of its tenant (see
+   * Admin).
    *
    * @generated from field: bool observe = 5;
    */

@@ -437,8 +437,8 @@ export type SubscribeStart = Message<"warrengate.v1.SubscribeStart"> & {
   maxOutstandingMessages: number;
 
   /**
-   * Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A larger
-   * message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
+   * Maximum bytes of unsettled deliveries, properties and headers included, up to 256 MiB. Default (0): 16 MiB. A
+   * larger message is delivered alone. Messages that do not fit remain in the queue, for other consumers.
    *
    * @generated from field: uint64 max_outstanding_bytes = 3;
    */

@@ -1114,9 +1114,9 @@ export type DeadLetter = Message<"warrengate.v1.DeadLetter"> & {
 
   /**
    * The reason, for programs: "rejected" (Nack with DEAD_LETTER), "delivery_limit" (all attempts used up),
-   * "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come through
-   * the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or another
-   * reason reported by the broker.
+   * "queue_deleted" (its queue did not exist when its next attempt was due), "headers_too_large" (it did not come
+   * through the gateway, and its headers are too large to be published again), "expired" (its time to live ended), or
+   * another reason reported by the broker.
    *
    * @generated from field: string code = 6;
    */
@@ -1712,7 +1712,7 @@ export const Topology: GenService<{
     output: typeof DeclareExchangeResponseSchema;
   },
   /**
-   * Deletes an exchange; deleting a missing one is NOT_FOUND.
+   * Deletes an exchange; fails with NOT_FOUND if it does not exist.
    *
    * @generated from rpc warrengate.v1.Topology.DeleteExchange
    */
@@ -1847,10 +1847,10 @@ export const Topology: GenService<{
     output: typeof ListDeadLettersResponseSchema;
   },
   /**
-   * Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent with
-   * another body or to another destination. Requires the subscribe grant on their queues. Reports progress about twice a
-   * second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the same
-   * message_id may exist in both places.
+   * Publishes dead letters again, each to its original queue only, with attempts reset; a single one may also be sent
+   * with another body or to another destination. Requires the subscribe grant on their queues. Reports progress about
+   * twice a second; cancelling stops it after the messages in flight. If the gateway crashes meanwhile, a copy with the
+   * same message_id may exist in both places.
    *
    * @generated from rpc warrengate.v1.Topology.RedriveDeadLetters
    */
