@@ -67,7 +67,7 @@ mod tests {
                 pb::GetStatusResponse { gateway: "one".into(), gateways: gateways.to_vec(), ..Default::default() };
             (table(&status).into_string(), findings(gateways).len())
         };
-        let (page, found) = shown(&[own.clone()]);
+        let (page, found) = shown(std::slice::from_ref(&own));
         assert!(page.contains("this one") && !page.contains("not seen") && !page.contains("differs"), "{page}");
         assert_eq!((found, shown(&[own.clone(), old.clone()]).1, shown(&[own.clone(), killed.clone()]).1), (0, 1, 1));
         let (page, found) = shown(&[own, old, killed]);
