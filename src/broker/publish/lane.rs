@@ -243,6 +243,9 @@ impl Lane {
     /// end.
     fn channel_ended(&mut self, error: Error) {
         if let Stage::Open(open) = std::mem::replace(&mut self.stage, Stage::Closed) {
+            if error.is_connection_error() && open.may_stop_the_connection() {
+                self.lanes.stopped_the_connection();
+            }
             for sent in open.into_unanswered() {
                 self.members.left_channel(&sent);
                 self.members.give_back(sent);

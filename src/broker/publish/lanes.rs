@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,6 +29,8 @@ pub(super) const LANES: usize = 4;
 const LIGHT_LOAD: usize = 64;
 /// How many names of exchanges are remembered. When there are more, all are forgotten and looked up again.
 const MAX_KNOWN_EXCHANGES: usize = 10_000;
+/// How long a single publisher has no larger window after its channel has stopped the connection.
+const NARROW: Duration = Duration::from_secs(60);
 
 /// Starts the task of a lane. A function pointer, because `lane.rs` starts lanes too and files must not import each
 /// other.
@@ -41,6 +46,10 @@ pub(in crate::broker) struct Lanes {
     shared: Mutex<[Option<Arc<LaneHandle>>; LANES]>,
     /// Exchanges that existed when last looked up; a publish to a missing one closes the channel.
     known_exchanges: Mutex<HashSet<Arc<str>>>,
+    /// The members of all lanes, including the separate ones.
+    publishers: Arc<AtomicUsize>,
+    /// Until this time a single publisher has no larger window.
+    narrow_until: Mutex<Instant>,
     /// Set when the task of a lane has panicked.
     failed: watch::Sender<bool>,
 }
@@ -63,8 +72,17 @@ impl Lanes {
         start: StartLane,
         failed: watch::Sender<bool>,
     ) -> Self {
-        let (shared, known_exchanges) = (Mutex::default(), Mutex::default());
-        Self { connections, deadline, idle_timeout, start, shared, known_exchanges, failed }
+        Self {
+            connections,
+            deadline,
+            idle_timeout,
+            start,
+            shared: Mutex::default(),
+            known_exchanges: Mutex::default(),
+            publishers: Arc::default(),
+            narrow_until: Mutex::new(Instant::now()),
+            failed,
+        }
     }
 
     /// Passes messages to the publisher's lane, or to the lane that it joins now.
@@ -132,7 +150,7 @@ impl Lanes {
 
     /// Starts a lane with one member.
     fn start(self: &Arc<Self>, index: Option<usize>) -> Arc<LaneHandle> {
-        let lane = Arc::new(LaneHandle::default());
+        let lane = Arc::new(LaneHandle::new(Arc::clone(&self.publishers)));
         lane.joined();
         (self.start)(Arc::clone(self), Arc::clone(&lane), index);
         lane
@@ -158,6 +176,21 @@ impl Lanes {
     /// A lane for publishers that are separated from the others.
     pub(super) fn separate(self: &Arc<Self>) -> Reservation {
         Reservation(self.start(None))
+    }
+
+    /// Whether the tenant has a single publisher with messages, so that a channel that stops the connection delays no
+    /// other publisher.
+    pub(super) fn has_single_publisher(&self) -> bool {
+        self.publishers.load(Ordering::Acquire) == 1 && *self.narrow_until() <= Instant::now()
+    }
+
+    /// Records that the channel of a single publisher has stopped the connection.
+    pub(super) fn stopped_the_connection(&self) {
+        *self.narrow_until() = Instant::now() + NARROW;
+    }
+
+    fn narrow_until(&self) -> MutexGuard<'_, Instant> {
+        self.narrow_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a lane without users; returns whether it has ended.

@@ -62,6 +62,8 @@ impl Mailbox {
 /// The part of a lane that its publishers use: where to announce messages, and how busy it is.
 #[derive(Default)]
 pub(in crate::broker) struct LaneHandle {
+    /// The members of all lanes of the tenant.
+    publishers: Arc<AtomicUsize>,
     /// Mailboxes with something new.
     inbox: Mutex<Vec<Arc<Mailbox>>>,
     /// The task of the lane.
@@ -76,6 +78,10 @@ pub(in crate::broker) struct LaneHandle {
 }
 
 impl LaneHandle {
+    pub(super) fn new(publishers: Arc<AtomicUsize>) -> Self {
+        Self { publishers, ..Self::default() }
+    }
+
     /// Announces a mailbox and wakes the lane.
     pub(super) fn list(&self, mailbox: Arc<Mailbox>) {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(mailbox);
@@ -97,10 +103,12 @@ impl LaneHandle {
 
     pub(super) fn joined(&self) {
         self.members.fetch_add(1, Ordering::AcqRel);
+        self.publishers.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn left(&self) {
         self.members.fetch_sub(1, Ordering::AcqRel);
+        self.publishers.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -313,6 +313,10 @@ impl Members {
 }
 
 impl Source for Members {
+    fn has_connection_alone(&self) -> bool {
+        self.lanes.has_single_publisher()
+    }
+
     fn gather(&mut self, capacity: Capacity) -> Vec<Sent> {
         let mut batch = Vec::new();
         // Ends after a round in which no member could send.
