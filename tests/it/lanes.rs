@@ -413,6 +413,35 @@ async fn thousands_of_messages_to_a_queue_that_was_suspended_before_leave_anothe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_stream_with_a_suspended_queue_stops_another_stream_at_most_once() {
+    let tenant = Tenant::fresh().await;
+    tenant.queue("silent").await;
+    tenant.queue("fine").await;
+    let mut all = streams(&tenant, 2).await;
+    let [silent, other] = &mut all[..] else { unreachable!() };
+    let to_silent =
+        |count: usize| (0..count).map(|message| to_queue("silent", message.to_string())).collect::<Vec<_>>();
+    // The broker has not renewed this part of the channel's credit when the queue stops, so the larger window of a
+    // single publisher stops the connection.
+    assert_confirmed(&publish_all(silent, to_silent(190), 20).await);
+    server(&tenant, "silent", "suspend").await;
+    silent.send(to_silent(600)).await;
+    let started = std::time::Instant::now();
+    let mut waits = Vec::new();
+    for message in 0..10 {
+        let sent = std::time::Instant::now();
+        other.send(vec![to_queue("fine", message.to_string())]).await;
+        assert_confirmed(&other.results(1).await);
+        waits.push(sent.elapsed());
+    }
+    server(&tenant, "silent", "resume").await;
+    assert_confirmed(&silent.results(600).await);
+    assert!(started.elapsed().as_secs() < 25, "the other stream waited {waits:?}");
+    assert_eq!(tenant.take("fine", 10).await.len(), 10);
+    assert!(tenant.depth("silent").await >= 790, "each confirmed message is stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_to_a_suspended_queue_leaves_other_streams_their_outcomes() {
     let tenant = Tenant::fresh().await;
     tenant.queue("silent").await;

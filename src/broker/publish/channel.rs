@@ -41,9 +41,9 @@ const MAX_UNANSWERED: usize = 168;
 /// Additional capacity for publishers with few unanswered messages, so that they do not wait for the confirms of a
 /// publisher that publishes as much as possible.
 const RESERVE: usize = 32;
-/// Replaces [`MAX_UNANSWERED`] while the tenant has a single publisher: the default window of a publish stream. Nobody
-/// else uses the connection, and larger batches cost the broker less.
-const MAX_UNANSWERED_OF_SINGLE: usize = 1_000;
+/// Replaces [`MAX_UNANSWERED`] while the tenant has a single publisher: RabbitMQ's initial credit of a channel. No other
+/// publisher uses the connection that may stop, and larger batches cost the broker less.
+const MAX_UNANSWERED_OF_SINGLE: usize = 400;
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nothing further is sent on a channel that has answered nothing for this long, and it is replaced for the publishers
 /// that wait.
