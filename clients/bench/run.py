@@ -303,7 +303,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="one round of 2,000 messages, and no long run")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/warrengate")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--messages", type=int, default=10_000, help="messages of a round, each way and side")
+    parser.add_argument("--messages", type=int, default=50_000, help="messages of a round, each way and side")
     parser.add_argument("--long", type=int, default=200_000, help="messages of the run that measures memory")
     parser.add_argument("--results", type=Path, help="write the table into this file, as Markdown")
     arguments = parser.parse_args()
