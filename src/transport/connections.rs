@@ -155,6 +155,11 @@ impl ConnectionPermit {
         }
     }
 
+    /// The address of the peer, or its /64 network.
+    pub(super) fn network(&self) -> IpAddr {
+        self.network
+    }
+
     pub(super) fn is_authenticated(&self) -> bool {
         self.is_authenticated.load(Ordering::Relaxed)
     }

@@ -12,6 +12,7 @@ use tokio_util::either::Either;
 use tower::Service;
 
 use super::connection::{Activity, CloseReason};
+use crate::turns;
 
 /// The maximum number and size of a request's headers.
 const MAX_HEADERS: usize = 100;
@@ -34,8 +35,16 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // The services are always ready.
-    let service = service_fn(move |request| service.clone().call(request));
+    let network = activity.network();
+    let service = service_fn(move |request| {
+        let mut service = service.clone();
+        async move {
+            // A peer may send many requests at once.
+            turns::turn(network).await;
+            // The services are always ready.
+            service.call(request).await
+        }
+    });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

@@ -8,10 +8,13 @@
 mod body;
 mod exchange;
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use h2::{Ping, PingPong, Reason};
+use h2::{
+    Ping, PingPong, Reason, RecvStream,
+    server::{Connection, SendResponse},
+};
 use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,7 +29,10 @@ use super::{
     connection::{Activity, CloseReason},
     receive_budget::ReceiveBudget,
 };
-use crate::memory::{MemoryBudget, MemoryPermit};
+use crate::{
+    memory::{MemoryBudget, MemoryPermit},
+    turns,
+};
 
 /// The window of a stream: the maximum number of unread bytes, sufficient for 50 Mbit/s with a round trip of 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -48,6 +54,8 @@ pub(super) const REFLECTION_MEMORY: usize = 256 * 1024;
 pub(super) const REFLECTION: &str = "/grpc.reflection.";
 /// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.
 const SMALL_FRAMES: usize = 64 << 20;
+/// The calls that a connection may begin before the other tasks that are ready, and new events, have precedence.
+const CALLS_AT_ONCE: usize = 32;
 /// How many bytes of responses h2 may hold until the peer's window opens.
 const SEND_BUFFER: usize = 400 * 1024;
 /// HTTP/2 header list of a request (RFC 9113, section 6.5.2).
@@ -100,15 +108,21 @@ where
     let mut cut = pin!(Either::Left(std::future::pending()));
     let mut is_open = true;
     let open_calls = Arc::new(Semaphore::new(OPEN_CALLS));
-    let mut refused = 0;
+    let (mut refused, mut calls_at_once) = (0, 0);
     loop {
+        if activity.take_busy() || calls_at_once >= CALLS_AT_ONCE {
+            calls_at_once = 0;
+            turns::turn(activity.network()).await;
+        }
         if is_open && activity.is_authenticated() {
             connection.set_target_window_size(CONNECTION_WINDOW);
             is_open = false;
         }
         tokio::select! {
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, mut respond))) => {
+            accepted = accept(&mut connection, activity) => match accepted {
+                Accepted::Busy => {}
+                Accepted::Call(request, mut respond) => {
+                    calls_at_once += 1;
                     let (mut parts, receive) = request.into_parts();
                     let path = parts.uri.path().to_owned();
                     let budget = ReceiveBudget::default();
@@ -137,8 +151,8 @@ where
                     }
                     tokio::spawn(Exchange::new(receiver, answer, respond, permit));
                 }
-                Some(Err(error)) => return closing.unwrap_or_else(|| reason(&error)),
-                None => return closing.unwrap_or(CloseReason::Peer),
+                Accepted::Failed(error) => return closing.unwrap_or_else(|| reason(&error)),
+                Accepted::Ended => return closing.unwrap_or(CloseReason::Peer),
             },
             why = &mut close, if closing.is_none() => {
                 connection.graceful_shutdown();
@@ -152,6 +166,29 @@ where
             }
         }
     }
+}
+
+/// What happened on a connection.
+enum Accepted {
+    Call(Request<RecvStream>, SendResponse<Bytes>),
+    /// It has read much, and has to wait for a turn before it reads on.
+    Busy,
+    Failed(h2::Error),
+    Ended,
+}
+
+async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<T, Bytes>,
+    activity: &Activity,
+) -> Accepted {
+    std::future::poll_fn(|cx| match connection.poll_accept(cx) {
+        Poll::Ready(Some(Ok((request, respond)))) => Poll::Ready(Accepted::Call(request, respond)),
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Accepted::Failed(error)),
+        Poll::Ready(None) => Poll::Ready(Accepted::Ended),
+        Poll::Pending if activity.is_busy() => Poll::Ready(Accepted::Busy),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// The permit of a call of an unauthenticated peer: one of its connection's calls, and memory.

@@ -3,14 +3,19 @@
 //! Invariant: everything that a peer can do before its first request is limited in time and number. A silent, slow or
 //! malformed peer costs a socket and a task until the handshake timeout, and one over the limits is closed at once.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -21,6 +26,7 @@ use super::{
 use crate::{
     config::Network,
     telemetry::{ListenerKind, ProcessMetrics},
+    turns,
 };
 
 /// The maximum number of concurrent handshakes. Each takes a fraction of a millisecond of work, unless the peer is
@@ -140,7 +146,7 @@ async fn accept(
     let activity = Activity::new(permit);
     let socket: Socket = match tls {
         None => Either::Left(tcp),
-        Some(tls) => match tokio::time::timeout(timeout, tls.accept(tcp)).await {
+        Some(tls) => match tokio::time::timeout(timeout, handshake(tls, tcp, activity.network())).await {
             Ok(Ok(stream)) => Either::Right(Box::new(stream)),
             Ok(Err(_)) | Err(_) => return Err(CloseReason::Handshake),
         },
@@ -151,6 +157,13 @@ async fn accept(
         Ok(Err(_)) => Err(CloseReason::Peer),
         Err(_) => Err(CloseReason::Timeout),
     }
+}
+
+/// Establishes TLS. Most of its work follows the peer's first bytes, so these are waited for before the turn.
+async fn handshake(tls: TlsAcceptor, tcp: TcpStream, network: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+    tcp.readable().await?;
+    turns::turn(network).await;
+    tls.accept(tcp).await
 }
 
 /// Logs connections that the gateway ended: of clients always, of unauthenticated peers at debug level, because they
