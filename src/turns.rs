@@ -5,33 +5,33 @@
 //! that wait for a turn are resumed when no other task is ready and the worker has looked for new events, one for each
 //! worker at a time, in an order that is fair between addresses.
 
-use std::{net::IpAddr, sync::OnceLock};
+use std::net::IpAddr;
 
 use tokio::runtime::Handle;
 
 use crate::fair::{FairQueue, Limits};
 
-fn queue() -> &'static FairQueue<IpAddr> {
-    static QUEUE: OnceLock<FairQueue<IpAddr>> = OnceLock::new();
-    QUEUE.get_or_init(|| {
+/// The turns of the connections of one gateway. Clones share the same turns.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns(FairQueue<IpAddr>);
+
+impl Turns {
+    /// One turn at a time for each worker of the runtime.
+    pub(crate) fn new() -> Self {
         let running = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
         // Limits on connections bound the number of those that wait.
-        FairQueue::new(Limits { running, waiting_each: usize::MAX, waiting: usize::MAX })
-    })
-}
+        Self(FairQueue::new(Limits { running, waiting_each: usize::MAX, waiting: usize::MAX }))
+    }
 
-/// Waits for a turn on behalf of an address, or an IPv6 /64. The future must be polled whenever it wakes its task: the
-/// others wait until then.
-pub(crate) async fn turn(network: IpAddr) {
-    turn_in(queue(), network).await;
-}
-
-async fn turn_in(queue: &FairQueue<IpAddr>, network: IpAddr) {
-    // Only a queue with a limit refuses.
-    let Ok(admission) = queue.enter(&network) else { return };
-    let _slot = admission.slot().await;
-    // The runtime resumes this task after all that are ready, and after it has looked for new events.
-    tokio::task::yield_now().await;
+    /// Waits for a turn on behalf of an address, or an IPv6 /64. The future must be polled whenever it wakes its task: the
+    /// others wait until then.
+    pub(crate) async fn turn(&self, network: IpAddr) {
+        // Only a queue with a limit refuses.
+        let Ok(admission) = self.0.enter(&network) else { return };
+        let _slot = admission.slot().await;
+        // The runtime resumes this task after all that are ready, and after it has looked for new events.
+        tokio::task::yield_now().await;
+    }
 }
 
 #[cfg(test)]
@@ -42,12 +42,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_takes_no_turns_waits_for_one_busy_task_each_time_and_addresses_alternate() {
-        let queue = FairQueue::new(Limits { running: 1, waiting_each: usize::MAX, waiting: usize::MAX });
+        let turns = Turns::new();
         let order = Arc::new(Mutex::new(Vec::new()));
         let busy = |number| {
-            let (queue, order) = (queue.clone(), Arc::clone(&order));
+            let (turns, order) = (turns.clone(), Arc::clone(&order));
             tokio::spawn(async move {
-                turn_in(&queue, IpAddr::from([10, 0, 0, number / 50])).await;
+                turns.turn(IpAddr::from([10, 0, 0, number / 50])).await;
                 order.lock().expect("not poisoned").push(Some(number));
             })
         };

@@ -299,12 +299,7 @@ impl Steps {
 
 /// Checks a frame's messages, in order; `first` is the number of the first of them. The session is borrowed mutably, because
 /// it cannot be shared with other threads while this waits.
-async fn accept(
-    session: &mut Session,
-    mut publications: Vec<Publication>,
-    sizes: Vec<usize>,
-    first: u64,
-) -> Accepted {
+async fn accept(session: &mut Session, mut publications: Vec<Publication>, sizes: Vec<usize>, first: u64) -> Accepted {
     let budget = session.scope().budget();
     let rate_check = budget.rate_check(publications.len(), sizes.iter().map(|size| *size as u64).sum());
     let max_body = session.max_body_bytes(budget.plan());

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -108,9 +108,9 @@ impl Activity {
         }
     }
 
-    /// The address of the peer, or its /64 network, on whose behalf the connection takes turns.
-    pub(super) fn network(&self) -> IpAddr {
-        self.0.permit.network()
+    /// Waits for a turn of the peer's address ([`crate::turns`]).
+    pub(super) async fn turn(&self) {
+        self.0.permit.turn().await;
     }
 
     /// Whether the connection has read much without a pause, and has to take a turn before it reads on.

@@ -16,7 +16,7 @@ use std::{
 
 use moka::sync::Cache;
 
-use crate::auth::network;
+use crate::{auth::network, turns::Turns};
 
 /// How often refused connections are logged, with their number.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ struct Inner {
     max_unauthenticated_per_address: usize,
     open: Mutex<Open>,
     known_networks: Cache<IpAddr, ()>,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -74,19 +75,22 @@ impl Connections {
             max_unauthenticated_per_address,
             open: Mutex::default(),
             known_networks,
+            turns: Turns::new(),
         }))
     }
 
-    /// The same limits for another listener, with the same known networks.
+    /// The same limits for another listener, with the same known networks and turns.
     pub fn for_other_listener(&self) -> Self {
-        let Inner { max, max_per_address, max_unauthenticated_per_address, ref known_networks, .. } = *self.0;
-        let known_networks = known_networks.clone();
+        let Inner { max, max_per_address, max_unauthenticated_per_address, ref known_networks, ref turns, .. } =
+            *self.0;
+        let (known_networks, turns) = (known_networks.clone(), turns.clone());
         Self(Arc::new(Inner {
             max,
             max_per_address,
             max_unauthenticated_per_address,
             open: Mutex::default(),
             known_networks,
+            turns,
         }))
     }
 
@@ -155,9 +159,9 @@ impl ConnectionPermit {
         }
     }
 
-    /// The address of the peer, or its /64 network.
-    pub(super) fn network(&self) -> IpAddr {
-        self.network
+    /// Waits for a turn of the peer's address.
+    pub(super) async fn turn(&self) {
+        self.inner.turns.turn(self.network).await;
     }
 
     pub(super) fn is_authenticated(&self) -> bool {

@@ -29,10 +29,7 @@ use super::{
     connection::{Activity, CloseReason},
     receive_budget::ReceiveBudget,
 };
-use crate::{
-    memory::{MemoryBudget, MemoryPermit},
-    turns,
-};
+use crate::memory::{MemoryBudget, MemoryPermit};
 
 /// The window of a stream: the maximum number of unread bytes, sufficient for 50 Mbit/s with a round trip of 40 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -112,7 +109,7 @@ where
     loop {
         if activity.take_busy() || calls_at_once >= CALLS_AT_ONCE {
             calls_at_once = 0;
-            turns::turn(activity.network()).await;
+            activity.turn().await;
         }
         if is_open && activity.is_authenticated() {
             connection.set_target_window_size(CONNECTION_WINDOW);

@@ -3,12 +3,7 @@
 //! Invariant: everything that a peer can do before its first request is limited in time and number. A silent, slow or
 //! malformed peer costs a socket and a task until the handshake timeout, and one over the limits is closed at once.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::{
@@ -26,7 +21,6 @@ use super::{
 use crate::{
     config::Network,
     telemetry::{ListenerKind, ProcessMetrics},
-    turns,
 };
 
 /// The maximum number of concurrent handshakes. Each takes a fraction of a millisecond of work, unless the peer is
@@ -146,7 +140,7 @@ async fn accept(
     let activity = Activity::new(permit);
     let socket: Socket = match tls {
         None => Either::Left(tcp),
-        Some(tls) => match tokio::time::timeout(timeout, handshake(tls, tcp, activity.network())).await {
+        Some(tls) => match tokio::time::timeout(timeout, handshake(tls, tcp, &activity)).await {
             Ok(Ok(stream)) => Either::Right(Box::new(stream)),
             Ok(Err(_)) | Err(_) => return Err(CloseReason::Handshake),
         },
@@ -160,9 +154,9 @@ async fn accept(
 }
 
 /// Establishes TLS. Most of its work follows the peer's first bytes, so these are waited for before the turn.
-async fn handshake(tls: TlsAcceptor, tcp: TcpStream, network: IpAddr) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(tls: TlsAcceptor, tcp: TcpStream, activity: &Activity) -> io::Result<TlsStream<TcpStream>> {
     tcp.readable().await?;
-    turns::turn(network).await;
+    activity.turn().await;
     tls.accept(tcp).await
 }
 

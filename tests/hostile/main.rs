@@ -35,7 +35,9 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use environment::Environment;
 use report::Report;
 
-/// The nice value of the attackers' threads.
+/// The threads of the attackers.
+const ATTACKERS: usize = 2;
+/// Their nice value.
 #[cfg(target_os = "linux")]
 const LOWEST_PRIORITY: i32 = 19;
 
@@ -103,7 +105,7 @@ fn attack(scale: Scale, only: Option<&str>) -> Report {
     let environment = Arc::new(runtime.block_on(Box::pin(Environment::start())));
     // Processes and threads inherit the priority, so it is changed when the environment has started.
     lower_priority();
-    let attackers = builder(2).on_thread_start(lower_priority).build().unwrap();
+    let attackers = builder(ATTACKERS).thread_name("attacker").on_thread_start(lower_priority).build().unwrap();
     let report = attackers.block_on(Box::pin(run(&environment, scale, only)));
     drop(attackers);
     let environment = Arc::into_inner(environment).expect("the attacks have ended");

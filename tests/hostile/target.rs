@@ -26,7 +26,8 @@ pub struct Target {
 impl Target {
     pub async fn start(stack: &Stack) -> Self {
         let certs = stack.certs();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_warrengate"))
+        let built = || env!("CARGO_BIN_EXE_warrengate").into();
+        let mut child = Command::new(std::env::var_os("WARRENGATE_HOSTILE_GATEWAY").unwrap_or_else(built))
             .arg("serve")
             .envs(stack.settings().iter().cloned())
             .env("WARRENGATE_LIMITS__MAX_BUFFERED_BYTES", format!("{}MiB", BUDGET >> 20))
