@@ -179,10 +179,7 @@ mod tests {
     use std::{sync::mpsc, time::Duration};
 
     use futures_util::FutureExt as _;
-    use tokio::{
-        sync::Mutex,
-        time::timeout,
-    };
+    use tokio::{sync::Mutex, time::timeout};
 
     use super::*;
 
