@@ -117,8 +117,8 @@ where
         }
         tokio::select! {
             accepted = accept(&mut connection, activity) => match accepted {
-                Accepted::Busy => {}
-                Accepted::Call(request, mut respond) => {
+                Err(Busy) => {}
+                Ok(Some(Ok((request, mut respond)))) => {
                     calls_at_once += 1;
                     let (mut parts, receive) = request.into_parts();
                     let path = parts.uri.path().to_owned();
@@ -148,8 +148,8 @@ where
                     }
                     tokio::spawn(Exchange::new(receiver, answer, respond, permit));
                 }
-                Accepted::Failed(error) => return closing.unwrap_or_else(|| reason(&error)),
-                Accepted::Ended => return closing.unwrap_or(CloseReason::Peer),
+                Ok(Some(Err(error))) => return closing.unwrap_or_else(|| reason(&error)),
+                Ok(None) => return closing.unwrap_or(CloseReason::Peer),
             },
             why = &mut close, if closing.is_none() => {
                 connection.graceful_shutdown();
@@ -165,24 +165,19 @@ where
     }
 }
 
-/// What happened on a connection.
-enum Accepted {
-    Call(Request<RecvStream>, SendResponse<Bytes>),
-    /// It has read much, and has to wait for a turn before it reads on.
-    Busy,
-    Failed(h2::Error),
-    Ended,
-}
+type Call = (Request<RecvStream>, SendResponse<Bytes>);
 
+/// A connection has read much, and has to wait for a turn before it reads on.
+struct Busy;
+
+/// The next call, or `None` when the connection has ended.
 async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<T, Bytes>,
     activity: &Activity,
-) -> Accepted {
+) -> Result<Option<Result<Call, h2::Error>>, Busy> {
     std::future::poll_fn(|cx| match connection.poll_accept(cx) {
-        Poll::Ready(Some(Ok((request, respond)))) => Poll::Ready(Accepted::Call(request, respond)),
-        Poll::Ready(Some(Err(error))) => Poll::Ready(Accepted::Failed(error)),
-        Poll::Ready(None) => Poll::Ready(Accepted::Ended),
-        Poll::Pending if activity.is_busy() => Poll::Ready(Accepted::Busy),
+        Poll::Ready(accepted) => Poll::Ready(Ok(accepted)),
+        Poll::Pending if activity.is_busy() => Poll::Ready(Err(Busy)),
         Poll::Pending => Poll::Pending,
     })
     .await
