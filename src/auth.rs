@@ -14,6 +14,7 @@ mod secret;
 mod throttle;
 mod token_cache;
 mod verifier;
+mod workers;
 
 pub use self::http::{authenticate, authenticate_parts};
 pub use caller::Caller;

@@ -13,10 +13,6 @@ pub mod backoff;
 
 pub mod fair;
 
-pub mod turns;
-
-pub mod workers;
-
 pub mod long_work;
 
 pub mod memory;

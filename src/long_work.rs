@@ -1,8 +1,8 @@
-//! The decoding of the largest requests, which takes tens of milliseconds: it runs on low-priority threads beside the
-//! workers of the runtime, instead of stalling one of them.
+//! Computations of tens of milliseconds, such as decoding the largest requests: they run beside the workers of the runtime
+//! instead of stalling one of them.
 //!
-//! Invariant: at most half of the processors are busy with it, so that large requests do not delay everything else together.
-//! Those that wait use no thread, and are fair between tenants.
+//! Invariant: at most half of the processors are busy with them, so that they do not delay everything else together. Those
+//! that wait use no thread, and are fair between tenants.
 
 use std::{
     cell::Cell,
@@ -12,22 +12,15 @@ use std::{
     },
 };
 
-use tokio::{
-    runtime::{Handle, RuntimeFlavor},
-    sync::oneshot,
-};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
     fair::{FairQueue, Limits, Slot},
     pb::LongWorkState,
-    workers::Workers,
 };
 
 /// The maximum number of computations that wait on a thread of their own, because they cannot be deferred.
 const MAX_BLOCKED: usize = 4;
-
-/// How much lower the priority of the threads is: they get a third of a core beside one busy thread.
-const NICENESS: i32 = 5;
 
 static BLOCKED: AtomicUsize = AtomicUsize::new(0);
 
@@ -48,17 +41,6 @@ enum Next {
     /// It was deferred just now.
     Deferred,
     Granted(Turn),
-    /// Another thread began to decode it just now, and tells when it has ended.
-    Started(oneshot::Receiver<()>),
-}
-
-/// What a request that was not decoded waits for.
-#[derive(Debug)]
-pub enum Awaited {
-    /// A [`turn`].
-    Turn,
-    /// The end of its decoding on another thread.
-    Decoded(oneshot::Receiver<()>),
 }
 
 /// The right to run a long computation now; dropped when it has ended.
@@ -67,21 +49,13 @@ pub struct Turn {
     _slot: Option<Slot<Lane>>,
 }
 
-fn max_running() -> usize {
-    (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
-}
-
 fn queue() -> &'static FairQueue<Lane> {
     static QUEUE: OnceLock<FairQueue<Lane>> = OnceLock::new();
-    // What waits is charged to memory budgets, which bound its number.
     QUEUE.get_or_init(|| {
-        FairQueue::new(Limits { running: max_running(), waiting_each: usize::MAX, waiting: usize::MAX })
+        let running = (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1);
+        // What waits is charged to memory budgets, which bound its number.
+        FairQueue::new(Limits { running, waiting_each: usize::MAX, waiting: usize::MAX })
     })
-}
-
-fn workers() -> &'static Workers {
-    static WORKERS: OnceLock<Workers> = OnceLock::new();
-    WORKERS.get_or_init(|| Workers::start("long-work", max_running(), NICENESS))
 }
 
 /// Waits for the turn of a computation on behalf of a tenant.
@@ -95,6 +69,17 @@ async fn turn_of(lane: Lane) -> Turn {
     Turn { _slot: admission.slot().await.ok() }
 }
 
+/// Runs a long computation. The other tasks of this thread's worker continue on another thread.
+pub fn run<T>(turn: Turn, work: impl FnOnce() -> T) -> T {
+    match multi_thread() {
+        Some(_) => tokio::task::block_in_place(|| {
+            let _turn = turn;
+            work()
+        }),
+        None => work(),
+    }
+}
+
 /// The runtime of this thread, whose workers can be replaced while they are blocked; `None` only in unit tests.
 fn multi_thread() -> Option<Handle> {
     Handle::try_current().ok().filter(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
@@ -105,8 +90,8 @@ pub fn use_for_decoding() {
     crate::pb::set_long_decoding(decode);
 }
 
-/// Allows the decoder, which this thread calls next, to defer a request: the body then waits for what [`take_awaited`] says,
-/// passes on its turn with [`grant`], and returns an empty frame, so that the decoder is called again.
+/// Allows the decoder, which this thread calls next, to defer a request: when [`was_deferred`] says so, the body waits for
+/// a [`turn`], passes it on with [`grant`], and returns an empty frame, so that the decoder is called again.
 pub fn allow_deferral() {
     NEXT.set(Next::Deferrable);
 }
@@ -116,14 +101,9 @@ pub fn forbid_deferral() {
     NEXT.set(Next::Blocking);
 }
 
-/// What the request waits for that the decoder has deferred since the last call of [`allow_deferral`] or [`grant`] on this
-/// thread.
-pub fn take_awaited() -> Option<Awaited> {
-    match NEXT.take() {
-        Next::Deferred => Some(Awaited::Turn),
-        Next::Started(is_decoded) => Some(Awaited::Decoded(is_decoded)),
-        Next::Blocking | Next::Deferrable | Next::Granted(_) => None,
-    }
+/// Whether the decoder has deferred a request since the last call of [`allow_deferral`] on this thread.
+pub fn was_deferred() -> bool {
+    matches!(NEXT.take(), Next::Deferred)
 }
 
 /// Passes the turn to the decoder, which this thread calls next.
@@ -133,27 +113,16 @@ pub fn grant(turn: Turn) {
 
 fn decode(work: &mut (dyn FnMut() + Send), was_deferred: bool) -> LongWorkState {
     match NEXT.take() {
-        Next::Granted(turn) => LongWorkState::Elsewhere(Box::new(|decoding| start(turn, decoding))),
+        Next::Granted(turn) => run(turn, work),
         // The decoder is called whenever its stream is polled, also before it is this request's turn.
-        _ if was_deferred => LongWorkState::Deferred,
+        _ if was_deferred => return LongWorkState::Deferred,
         Next::Deferrable => {
             NEXT.set(Next::Deferred);
-            LongWorkState::Deferred
+            return LongWorkState::Deferred;
         }
-        Next::Blocking | Next::Deferred | Next::Started(_) => block(work),
+        Next::Blocking | Next::Deferred => return block(work),
     }
-}
-
-/// Runs the decoding on another thread.
-fn start(turn: Turn, decoding: Box<dyn FnOnce() + Send>) {
-    let (ended, is_decoded) = oneshot::channel();
-    workers().submit(Box::new(move || {
-        // Dropped last, also by a panic.
-        let _ended: oneshot::Sender<()> = ended;
-        let _turn = turn;
-        decoding();
-    }));
-    NEXT.set(Next::Started(is_decoded));
+    LongWorkState::Done
 }
 
 /// Blocks a thread until the turn of the computation.
@@ -179,13 +148,28 @@ mod tests {
     use std::{sync::mpsc, time::Duration};
 
     use futures_util::FutureExt as _;
-    use tokio::{sync::Mutex, time::timeout};
+    use tokio::{
+        sync::Mutex,
+        time::{Instant, timeout},
+    };
 
     use super::*;
 
     /// Locked by the tests that take all turns of this process.
     static ALL_TURNS: Mutex<()> = Mutex::const_new(());
     const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_go_on_beside_a_long_computation() {
+        let (done, is_done) = mpsc::channel();
+        let computing = tokio::spawn(async move {
+            // Ends only when the other task has run, which needs the only worker.
+            run(Turn { _slot: None }, move || is_done.recv_timeout(Duration::from_secs(10)).is_ok())
+        });
+        tokio::spawn(async move { done.send(()) });
+        let began = Instant::now();
+        assert!(computing.await.expect("no panic"), "after {:?}", began.elapsed());
+    }
 
     #[tokio::test]
     async fn no_more_run_at_the_same_time_than_there_are_turns_and_each_tenant_waits_for_its_own() {
@@ -222,45 +206,30 @@ mod tests {
         timeout(DEADLINE, all_blocked).await.expect("four wait");
         for _ in 0..3 {
             let answer = timeout(DEADLINE, decode()).await.expect("it does not wait");
-            assert!(matches!(answer, Ok(LongWorkState::Refused)));
+            assert_eq!(answer.expect("no panic"), LongWorkState::Refused);
         }
         drop(running);
         for computation in blocked {
             let answer = timeout(DEADLINE, computation).await.expect("its turn has come");
-            assert!(matches!(answer, Ok(LongWorkState::Done)));
+            assert_eq!(answer.expect("no panic"), LongWorkState::Done);
         }
-        assert!(matches!(decode().await, Ok(LongWorkState::Done)));
-    }
-
-    #[tokio::test]
-    async fn a_computation_is_deferred_until_its_turn_and_then_runs_on_another_thread() {
-        let is_deferred = |was_deferred| {
-            let mut work = || panic!("it is to be deferred");
-            matches!(decode(&mut work, was_deferred), LongWorkState::Deferred)
-        };
-        allow_deferral();
-        assert!(is_deferred(false));
-        assert!(matches!(take_awaited(), Some(Awaited::Turn)));
-        assert!(take_awaited().is_none(), "once");
-        assert!(is_deferred(true), "it is not its turn yet");
-        grant(Turn { _slot: None });
-        let LongWorkState::Elsewhere(start) = decode(&mut || panic!("not on this thread"), true) else {
-            panic!("it is its turn")
-        };
-        let (sender, thread) = mpsc::channel();
-        start(Box::new(move || drop(sender.send(std::thread::current().name().map(str::to_owned)))));
-        let Some(Awaited::Decoded(is_decoded)) = take_awaited() else { panic!("it runs") };
-        // Only the end of the computation is reported.
-        is_decoded.await.expect_err("nothing is sent");
-        assert_eq!(thread.try_recv().expect("it has run").as_deref(), Some("long-work"));
+        assert_eq!(decode().await.expect("no panic"), LongWorkState::Done);
     }
 
     #[test]
-    fn a_computation_that_cannot_be_deferred_runs_at_once() {
+    fn a_computation_is_deferred_until_its_turn_is_passed_on() {
         let mut count = 0;
         allow_deferral();
+        assert_eq!(decode(&mut || count += 1, false), LongWorkState::Deferred);
+        assert!(was_deferred());
+        assert!(!was_deferred(), "once");
+        assert_eq!(decode(&mut || count += 1, true), LongWorkState::Deferred, "it is not its turn yet");
+        grant(Turn { _slot: None });
+        assert_eq!(decode(&mut || count += 1, true), LongWorkState::Done);
+        assert!(!was_deferred());
+        allow_deferral();
         forbid_deferral();
-        assert!(matches!(decode(&mut || count += 1, false), LongWorkState::Done));
-        assert_eq!(count, 1);
+        assert_eq!(decode(&mut || count += 1, false), LongWorkState::Done);
+        assert_eq!(count, 2);
     }
 }

@@ -3,15 +3,9 @@
 //! The encoder reserves a message's whole length before it writes. prost's own codec doubles the
 //! buffer when it is full, which copies large frames again.
 
-use std::{
-    marker::PhantomData,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-};
+use std::{marker::PhantomData, sync::OnceLock};
 
-use prost::{
-    Message, Name,
-    bytes::{Buf, Bytes},
-};
+use prost::{Message, Name, bytes::Buf as _};
 use tonic::{
     Status,
     codec::{self, DecodeBuf, EncodeBuf},
@@ -23,20 +17,15 @@ use super::elements::Root;
 pub const LONG_FIELDS: usize = 16_384;
 
 /// What became of a computation that may take tens of milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LongWorkState {
     /// It has run.
     Done,
     /// It has to wait. The body of the request passes on an empty frame, and the decoder is called again, when it may run.
     Deferred,
-    /// It may run on another thread, where this function starts it. The body of the request passes on an empty frame, and the
-    /// decoder is called again, when it has ended.
-    Elsewhere(StartElsewhere),
     /// Too many others wait.
     Refused,
 }
-
-/// Starts a computation on another thread.
-pub type StartElsewhere = Box<dyn FnOnce(Box<dyn FnOnce() + Send>) + Send>;
 
 /// Runs a computation that may take tens of milliseconds, or defers it; the second argument is whether this one was deferred
 /// before.
@@ -71,7 +60,7 @@ impl<T: Message + Send + 'static, U: Name + Default + Send + 'static> codec::Cod
     }
 
     fn decoder(&mut self) -> Decoder<U> {
-        Decoder { root: Root::of(&U::full_name()), is_deferred: false, elsewhere: None }
+        Decoder { root: Root::of(&U::full_name()), is_deferred: false, decoded: PhantomData }
     }
 }
 
@@ -95,37 +84,17 @@ pub(crate) struct Decoder<U> {
     root: Option<Root>,
     /// Whether the decoding of the message in the buffer was deferred.
     is_deferred: bool,
-    /// The result for the message in the buffer, if it is being decoded on another thread.
-    elsewhere: Option<Decoded<U>>,
+    decoded: PhantomData<U>,
 }
 
-/// The result of another thread, when there is one. That thread drops its reference when it has ended.
-type Decoded<U> = Arc<Mutex<Option<Result<U, Status>>>>;
-
-impl<U: Message + Default + 'static> codec::Decoder for Decoder<U> {
+impl<U: Message + Default> codec::Decoder for Decoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let Some(root) = self.root else { return decode(buffer) };
-        if let Some(elsewhere) = &self.elsewhere {
-            let has_ended = Arc::strong_count(elsewhere) == 1;
-            let decoded = elsewhere.lock().unwrap_or_else(PoisonError::into_inner).take();
-            return match decoded {
-                Some(decoded) => {
-                    self.elsewhere = None;
-                    self.is_deferred = false;
-                    buffer.advance(buffer.remaining());
-                    decoded.map(Some)
-                }
-                None if has_ended => Err(Status::internal("the request could not be decoded")),
-                None => Ok(None),
-            };
-        }
-        // The whole frame is in one piece. It is counted once.
-        if !self.is_deferred
-            && let Some(checked) = root.check_short(buffer.chunk(), LONG_FIELDS)
-        {
+        // The whole frame is in one piece.
+        if let Some(checked) = root.check_short(buffer.chunk(), LONG_FIELDS) {
             checked?;
             return decode(buffer);
         }
@@ -136,21 +105,10 @@ impl<U: Message + Default + 'static> codec::Decoder for Decoder<U> {
         let Some(run) = LONG_WORK.get() else { return work() };
         let mut decoded = Ok(None);
         let state = run(&mut || decoded = work(), self.is_deferred);
-        self.is_deferred = matches!(state, LongWorkState::Deferred | LongWorkState::Elsewhere(_));
+        self.is_deferred = state == LongWorkState::Deferred;
         match state {
             // The bytes of a deferred message stay in the buffer.
             LongWorkState::Done | LongWorkState::Deferred => decoded,
-            LongWorkState::Elsewhere(start) => {
-                // tonic expects the bytes to stay in its buffer until the message is returned.
-                let bytes = Bytes::copy_from_slice(buffer.chunk());
-                let elsewhere = Decoded::default();
-                self.elsewhere = Some(Arc::clone(&elsewhere));
-                start(Box::new(move || {
-                    let decoded = root.check(&bytes).map_err(Status::from).and_then(|()| decode_all(bytes));
-                    *elsewhere.lock().unwrap_or_else(PoisonError::into_inner) = Some(decoded);
-                }));
-                Ok(None)
-            }
             LongWorkState::Refused => {
                 let text = "the gateway is decoding too many large requests at the moment; try again later";
                 Err(Status::resource_exhausted(text))
@@ -160,11 +118,7 @@ impl<U: Message + Default + 'static> codec::Decoder for Decoder<U> {
 }
 
 fn decode<U: Message + Default>(buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-    decode_all(buffer).map(Some)
-}
-
-fn decode_all<U: Message + Default>(buffer: impl Buf) -> Result<U, Status> {
-    U::decode(buffer).map_err(|error| Status::internal(error.to_string()))
+    U::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod generated {
     include!("generated/warrengate.v1.rs");
 }
 
-pub use codec::{LONG_FIELDS, LongWork, LongWorkState, StartElsewhere, set_long_decoding};
+pub use codec::{LONG_FIELDS, LongWork, LongWorkState, set_long_decoding};
 pub use elements::{MAX_ELEMENTS, TooManyElements};
 pub use generated::*;
 

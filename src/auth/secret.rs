@@ -1,5 +1,5 @@
 //! Client secrets: generated here, shown once, and stored as an argon2id hash only. Checking a secret takes 19 MiB and
-//! about 30 ms of CPU time, so checks and hashes run on low-priority threads ([`crate::workers`]) behind a bounded,
+//! about 30 ms of CPU time, so checks and hashes run on low-priority threads ([`super::workers`]) behind a bounded,
 //! fair queue ([`crate::fair`]). A check for an unknown client takes as long as one for a known client.
 
 use std::{net::IpAddr, sync::OnceLock, time::Duration};
@@ -11,11 +11,10 @@ use moka::sync::Cache;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::{Error, workers::Workers};
 use crate::{
     fair::{self, FairQueue, Limits},
     names::TenantId,
-    workers::Workers,
 };
 
 /// OWASP's minimum parameters: 19 MiB, two passes, one lane.
@@ -26,9 +25,6 @@ const LANES: u32 = 1;
 /// The maximum length of a secret. Longer input is refused without hashing it.
 const MAX_LEN: usize = 128;
 
-/// How much lower the priority of checks is: they get a tenth of a core beside one busy thread, so they make progress even
-/// if all cores are busy.
-const NICENESS: i32 = 10;
 /// Waiting checks per lane and running check; alone in the queue, the last one waits for half a second.
 const WAITING_EACH: usize = 16;
 /// Waiting checks in total per running check: two seconds of work.
@@ -124,7 +120,7 @@ impl Checks {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let running = if at_once == 0 { (cores / 2).max(1) } else { at_once };
         let limits = Limits { running, waiting_each: running * WAITING_EACH, waiting: running * WAITING };
-        Self { workers: Workers::start("secret-check", running, NICENESS), queue: FairQueue::new(limits) }
+        Self { workers: Workers::start(running), queue: FairQueue::new(limits) }
     }
 
     /// The numbers of running and of waiting checks.

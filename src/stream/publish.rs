@@ -31,12 +31,13 @@ use super::{
 use crate::{
     broker::{PendingPublish, PublishOutcome, PublishStatus, Publisher},
     error::{Failure, Kind},
+    long_work::{self, Turn},
     pb::{
         AuthExpiring, Draining, Message, Outcome, Publication, PublishRequest, PublishResponse, PublishResult,
         PublishResults, publish_request::Frame, publish_response::Event,
     },
     telemetry::{Limit, strip_baggage},
-    tenant::{self, RateCheck},
+    tenant::{self, RateCheck, TenantScope},
 };
 
 /// Maximum number of messages of a frame or a batch.
@@ -46,8 +47,8 @@ const WINDOW_MESSAGES: usize = 2_000;
 /// Maximum size of these messages in bytes.
 const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 
-/// How many messages and headers are processed before other tasks run.
-const AT_ONCE: usize = 500;
+/// A frame whose messages weigh so much more than they are large has so many headers that checking it takes long.
+const LONG_WEIGHT: usize = 4 * 1024 * 1024;
 /// How often a stream that waits for memory checks whether there is some.
 const MEMORY_POLL: Duration = Duration::from_millis(50);
 /// How long the end of a stream waits for a client that reads slowly, for each frame of remaining outcomes.
@@ -167,17 +168,13 @@ impl Machine {
                     Err(full) => {
                         let failure = Failure::from(full);
                         self.pause = failure.retry_after.map(|after| Instant::now() + after);
-                        let mut steps = Steps::default();
-                        let mut results = Vec::with_capacity(frame.publications.len());
-                        for publication in frame.publications {
-                            steps.next(&publication).await;
-                            results.push(throttled(publication, &failure));
-                        }
+                        let results = frame.publications.into_iter().map(|it| throttled(it, &failure)).collect();
                         return self.answer(results).await;
                     }
                 };
+                let turn = turn(self.session.scope(), weight, &sizes).await;
                 let Accepted { outgoing, refused, pause } =
-                    accept(&mut self.session, frame.publications, sizes, first).await;
+                    accept(&self.session, turn, frame.publications, sizes, first);
                 self.pause = pause.map(|pause| Instant::now() + pause);
                 self.charges.keep(first, outgoing.len(), permit);
                 self.bytes += outgoing.iter().map(PendingPublish::bytes).sum::<usize>();
@@ -281,41 +278,48 @@ fn body_size(publication: &Publication) -> usize {
     publication.message.as_ref().map_or(0, |message| message.body.len())
 }
 
-/// Lets other tasks run between the messages of a frame, because a frame of many headers takes long.
-#[derive(Default)]
-struct Steps(usize);
-
-impl Steps {
-    /// Waits before the next message if much was processed since the last pause.
-    async fn next(&mut self, publication: &Publication) {
-        let cost = 1 + publication.message.as_ref().map_or(0, |message| message.headers.len());
-        if self.0 > 0 && self.0 + cost > AT_ONCE {
-            self.0 = 0;
-            tokio::task::yield_now().await;
+/// The turn for checking a frame of this weight, if that takes long.
+fn turn(scope: &TenantScope, weight: usize, sizes: &[usize]) -> impl Future<Output = Option<Turn>> + use<> {
+    let is_long = weight - sizes.iter().sum::<usize>() > LONG_WEIGHT;
+    let tenant = is_long.then(|| scope.tenant().clone());
+    async move {
+        match tenant {
+            Some(tenant) => Some(long_work::turn(tenant.as_str()).await),
+            None => None,
         }
-        self.0 += cost;
     }
 }
 
-/// Checks a frame's messages, in order; `first` is the number of the first of them. The session is borrowed mutably, because
-/// it cannot be shared with other threads while this waits.
-async fn accept(session: &mut Session, mut publications: Vec<Publication>, sizes: Vec<usize>, first: u64) -> Accepted {
+/// Checks a frame's messages, in order; `first` is the number of the first of them.
+fn accept(
+    session: &Session,
+    turn: Option<Turn>,
+    publications: Vec<Publication>,
+    sizes: Vec<usize>,
+    first: u64,
+) -> Accepted {
+    let check = || check_frame(session, publications, &sizes, first);
+    match turn {
+        Some(turn) => long_work::run(turn, check),
+        None => check(),
+    }
+}
+
+fn check_frame(session: &Session, mut publications: Vec<Publication>, sizes: &[usize], first: u64) -> Accepted {
     let budget = session.scope().budget();
     let rate_check = budget.rate_check(publications.len(), sizes.iter().map(|size| *size as u64).sum());
     let max_body = session.max_body_bytes(budget.plan());
     // The clock, the plan and the rates are read once for a whole frame.
-    let mut check = FrameCheck { rate_check, max_body, now: SystemTime::now(), refusals: Refusals::default() };
-    let mut steps = Steps::default();
+    let mut check = FrameCheck { session, rate_check, max_body, now: SystemTime::now(), refusals: Refusals::default() };
     let (mut taken_bytes, mut taken_bodies) = (0, 0);
     let mut outgoing = Vec::with_capacity(publications.len());
     let mut refused = Vec::new();
     // In place, because a publication is large.
-    for ((order, publication), bytes) in (first..).zip(&mut publications).zip(sizes) {
-        steps.next(publication).await;
+    for ((order, publication), bytes) in (first..).zip(&mut publications).zip(sizes.iter().copied()) {
         publication.message.as_mut().map(strip_baggage);
         let (sequence, body) = (publication.sequence, body_size(publication));
         let span = session.tracer().publish(publication);
-        match check.message(session, order, bytes, publication) {
+        match check.message(order, bytes, publication) {
             Ok(message) => {
                 (taken_bytes, taken_bodies) = (taken_bytes + bytes as u64, taken_bodies + body as u64);
                 outgoing.push(message.traced(span));
@@ -326,7 +330,6 @@ async fn accept(session: &mut Session, mut publications: Vec<Publication>, sizes
                 let trace_id = span.map(|span| span.end(outcome, failure.reason)).unwrap_or_default();
                 let outcome = outcome.into();
                 refused.push((order, PublishResult { sequence, outcome, message_id, reason, retry_after, trace_id }));
-                publication.message = None;
             }
         }
     }
@@ -340,6 +343,7 @@ async fn accept(session: &mut Session, mut publications: Vec<Publication>, sizes
 
 /// What the messages of one frame are checked against.
 struct FrameCheck<'a> {
+    session: &'a Session,
     rate_check: RateCheck<'a>,
     max_body: u64,
     now: SystemTime,
@@ -356,13 +360,7 @@ struct Refused {
 impl FrameCheck<'_> {
     /// Checks its size, the rates, its form and the grants. The rates come early, because refusing a client that
     /// ignores them must be cheap.
-    fn message(
-        &mut self,
-        session: &Session,
-        order: u64,
-        bytes: usize,
-        publication: &mut Publication,
-    ) -> Result<PendingPublish, Refused> {
+    fn message(&mut self, order: u64, bytes: usize, publication: &mut Publication) -> Result<PendingPublish, Refused> {
         let body = body_size(publication);
         if body as u64 > self.max_body {
             let failure = too_large(body, self.max_body);
@@ -370,7 +368,7 @@ impl FrameCheck<'_> {
             return Err(Refused::of(Outcome::Rejected, failure, publication));
         }
         if let Err(over) = self.rate_check.take(bytes) {
-            count_throttled(session, &over);
+            count_throttled(self.session, &over);
             return Err(Refused::of(Outcome::Throttled, over.into(), publication));
         }
         let message = match PendingPublish::check(order, bytes, publication, self.now) {
@@ -380,7 +378,7 @@ impl FrameCheck<'_> {
                 return Err(Refused::of(Outcome::Rejected, failure, publication));
             }
         };
-        if session.scope().grants().may_publish(message.exchange_in_grants(), message.routing_key()) {
+        if self.session.scope().grants().may_publish(message.exchange_in_grants(), message.routing_key()) {
             return Ok(message);
         }
         let failure = denied(&message);

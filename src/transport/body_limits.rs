@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -32,7 +32,7 @@ use super::{
 use crate::{
     auth::Caller,
     error::{Failure, Kind},
-    long_work::{self, Awaited, Turn},
+    long_work::{self, Turn},
     memory::{Full, MemoryBudget, MemoryPermit, ResponseCharge, TenantBudgets, TooLarge},
     pb::LONG_FIELDS,
     tenant,
@@ -113,7 +113,7 @@ impl BodyLimitsLayer {
             inner: body,
             payer,
             memory,
-            decoded: None,
+            turn: None,
             largest: self.largest,
             always_passed_on: if caller.is_some() { ALWAYS_PASSED_ON } else { ANONYMOUS_PASSED_ON },
             limit,
@@ -243,8 +243,8 @@ struct Limited {
     /// The tenant or network on whose behalf a frame is decoded.
     payer: String,
     memory: MemoryBudget,
-    /// What a frame that takes long to decode waits for: its turn, or the end of its decoding (`None`).
-    decoded: Option<BoxFuture<'static, Option<Turn>>>,
+    /// The turn of a frame that takes long to decode, while it waits for it.
+    turn: Option<BoxFuture<'static, Turn>>,
     largest: usize,
     /// Steps that cost at most this much need no free memory.
     always_passed_on: usize,
@@ -427,23 +427,15 @@ impl http_body::Body for Limited {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        match long_work::take_awaited() {
-            Some(Awaited::Turn) => {
-                let payer = this.payer.clone();
-                this.decoded = Some(Box::pin(async move { Some(long_work::turn(&payer).await) }));
-            }
-            Some(Awaited::Decoded(is_decoded)) => {
-                this.decoded = Some(Box::pin(is_decoded.map(|_| None)));
-            }
-            None => {}
+        if long_work::was_deferred() {
+            let payer = this.payer.clone();
+            this.turn = Some(Box::pin(async move { long_work::turn(&payer).await }));
         }
-        if let Some(decoded) = &mut this.decoded {
+        if let Some(turn) = &mut this.turn {
             // The frame stays charged, and nothing follows it, until it is decoded.
-            let turn = ready!(decoded.as_mut().poll(cx));
-            this.decoded = None;
-            if let Some(turn) = turn {
-                long_work::grant(turn);
-            }
+            let turn = ready!(turn.as_mut().poll(cx));
+            this.turn = None;
+            long_work::grant(turn);
             return Poll::Ready(Some(Ok(Frame::data(Bytes::new()))));
         }
         loop {
@@ -497,7 +489,7 @@ impl http_body::Body for Limited {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.decoded.is_none() && self.unread.is_empty() && self.partial.is_empty() && self.inner.is_end_stream()
+        self.turn.is_none() && self.unread.is_empty() && self.partial.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -509,6 +501,7 @@ impl http_body::Body for Limited {
 mod tests {
     use std::collections::VecDeque;
 
+    use futures_util::FutureExt as _;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -632,7 +625,7 @@ mod tests {
             inner: Body::new(Pieces(pieces, is_open)),
             payer: "acme".into(),
             memory: memory.clone(),
-            decoded: None,
+            turn: None,
             largest: 1000,
             always_passed_on: 0,
             limit,

@@ -3,10 +3,10 @@
 use std::{
     io,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -26,8 +26,6 @@ pub(super) use crate::telemetry::CloseReason;
 
 /// HTTP/2's connection preface (RFC 9113, section 3.4); no HTTP/1.1 request that is served here is shorter.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How many bytes a connection reads before the other tasks that are ready, and new events, have precedence.
-const READ_AT_ONCE: usize = 64 * 1024;
 /// How long a peer that has not authenticated, or does not read, may take to end its connection.
 const UNAUTHENTICATED_GRACE: Duration = Duration::from_secs(2);
 
@@ -42,8 +40,6 @@ struct State {
     last_read: AtomicU64,
     /// Since when bytes wait because the peer does not read, in milliseconds after `accepted`, plus 1; 0 if none do.
     blocked_since: AtomicU64,
-    /// Whether it has read much without a pause, and has not taken a turn since.
-    is_busy: AtomicBool,
     calls: Mutex<Calls>,
     permit: ConnectionPermit,
 }
@@ -65,7 +61,7 @@ impl Activity {
         let accepted = Instant::now();
         let calls = Mutex::new(Calls { running: 0, since: accepted });
         let (last_read, blocked_since) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(State { accepted, last_read, blocked_since, is_busy: false.into(), calls, permit }))
+        Self(Arc::new(State { accepted, last_read, blocked_since, calls, permit }))
     }
 
     /// Counts a call until the result is dropped.
@@ -106,21 +102,6 @@ impl Activity {
             // A stall that begins meanwhile is noticed at most half of the time late.
             tokio::time::sleep(left.min(timeout / 2)).await;
         }
-    }
-
-    /// Waits for a turn of the peer's address ([`crate::turns`]).
-    pub(super) async fn turn(&self) {
-        self.0.permit.turn().await;
-    }
-
-    /// Whether the connection has read much without a pause, and has to take a turn before it reads on.
-    pub(super) fn is_busy(&self) -> bool {
-        self.0.is_busy.load(Ordering::Relaxed)
-    }
-
-    /// Returns [`Self::is_busy`], and resets it.
-    pub(super) fn take_busy(&self) -> bool {
-        self.is_busy() && self.0.is_busy.swap(false, Ordering::Relaxed)
     }
 
     /// Records that the peer has presented a valid token or the secret of a client.
@@ -243,8 +224,6 @@ pub(super) struct Io<S> {
     /// Bytes that were read to detect the protocol and have not been passed on.
     first: Vec<u8>,
     taken: usize,
-    /// How many bytes were read since the peer's bytes were last waited for.
-    read_at_once: usize,
     activity: Activity,
 }
 
@@ -265,7 +244,7 @@ impl<S: AsyncRead + Unpin> Io<S> {
             }
         };
         activity.record_read();
-        Ok((protocol, Self { stream, first, taken: 0, read_at_once: 0, activity }))
+        Ok((protocol, Self { stream, first, taken: 0, activity }))
     }
 }
 
@@ -278,20 +257,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
             this.taken += count;
             return Poll::Ready(Ok(()));
         }
-        if this.read_at_once >= READ_AT_ONCE {
-            this.read_at_once = 0;
-            this.activity.0.is_busy.store(true, Ordering::Relaxed);
-            // Wakes this task after the others. The future is not needed for that.
-            let _ = pin!(tokio::task::yield_now()).poll(cx);
-            return Poll::Pending;
-        }
-        let filled = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         if read.is_ready() {
-            this.read_at_once += buf.filled().len() - filled;
             this.activity.record_read();
-        } else {
-            this.read_at_once = 0;
         }
         read
     }
@@ -328,7 +296,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Io<S> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
     use tokio::io::{AsyncWriteExt as _, duplex};
 
     use super::*;
@@ -363,26 +330,6 @@ mod tests {
         drop(peer);
         let error = Io::recognise(ours, activity()).await.expect_err("nothing was received");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_reads_much_gives_precedence_to_others_and_reads_on() {
-        const SENT: usize = 10 * READ_AT_ONCE;
-        let (mut peer, ours) = duplex(SENT);
-        peer.write_all(&vec![b'a'; SENT]).await.expect("written");
-        let activity = activity();
-        let (_, mut io) = Io::recognise(ours, activity.clone()).await.expect("recognised");
-        let mut buffer = vec![0; 4096];
-        let mut read = 0;
-        while let Some(count) = io.read(&mut buffer).now_or_never() {
-            read += count.expect("read");
-        }
-        assert!((READ_AT_ONCE..2 * READ_AT_ONCE).contains(&read), "{read}");
-        assert!(activity.take_busy() && !activity.is_busy());
-        drop(peer);
-        while read < SENT {
-            read += io.read(&mut buffer).await.expect("read");
-        }
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use std::{
 
 use moka::sync::Cache;
 
-use crate::{auth::network, turns::Turns};
+use crate::auth::network;
 
 /// How often refused connections are logged, with their number.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,7 +35,6 @@ struct Inner {
     max_unauthenticated_per_address: usize,
     open: Mutex<Open>,
     known_networks: Cache<IpAddr, ()>,
-    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -75,22 +74,19 @@ impl Connections {
             max_unauthenticated_per_address,
             open: Mutex::default(),
             known_networks,
-            turns: Turns::new(),
         }))
     }
 
-    /// The same limits for another listener, with the same known networks and turns.
+    /// The same limits for another listener, with the same known networks.
     pub fn for_other_listener(&self) -> Self {
-        let Inner { max, max_per_address, max_unauthenticated_per_address, ref known_networks, ref turns, .. } =
-            *self.0;
-        let (known_networks, turns) = (known_networks.clone(), turns.clone());
+        let Inner { max, max_per_address, max_unauthenticated_per_address, ref known_networks, .. } = *self.0;
+        let known_networks = known_networks.clone();
         Self(Arc::new(Inner {
             max,
             max_per_address,
             max_unauthenticated_per_address,
             open: Mutex::default(),
             known_networks,
-            turns,
         }))
     }
 
@@ -157,11 +153,6 @@ impl ConnectionPermit {
         if let Some(of_network) = open.by_network.get_mut(&self.network) {
             of_network.unauthenticated = of_network.unauthenticated.saturating_sub(1);
         }
-    }
-
-    /// Waits for a turn of the peer's address.
-    pub(super) async fn turn(&self) {
-        self.inner.turns.turn(self.network).await;
     }
 
     pub(super) fn is_authenticated(&self) -> bool {

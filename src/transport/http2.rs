@@ -8,13 +8,10 @@
 mod body;
 mod exchange;
 
-use std::{convert::Infallible, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use h2::{
-    Ping, PingPong, Reason, RecvStream,
-    server::{Connection, SendResponse},
-};
+use h2::{Ping, PingPong, Reason};
 use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -51,8 +48,6 @@ pub(super) const REFLECTION_MEMORY: usize = 256 * 1024;
 pub(super) const REFLECTION: &str = "/grpc.reflection.";
 /// What h2 may hold in small frames between two polls of a stream, counted like h2 does: 256 bytes per frame.
 const SMALL_FRAMES: usize = 64 << 20;
-/// The calls that a connection may begin before the other tasks that are ready, and new events, have precedence.
-const CALLS_AT_ONCE: usize = 32;
 /// How many bytes of responses h2 may hold until the peer's window opens.
 const SEND_BUFFER: usize = 400 * 1024;
 /// HTTP/2 header list of a request (RFC 9113, section 6.5.2).
@@ -105,21 +100,15 @@ where
     let mut cut = pin!(Either::Left(std::future::pending()));
     let mut is_open = true;
     let open_calls = Arc::new(Semaphore::new(OPEN_CALLS));
-    let (mut refused, mut calls_at_once) = (0, 0);
+    let mut refused = 0;
     loop {
-        if activity.take_busy() || calls_at_once >= CALLS_AT_ONCE {
-            calls_at_once = 0;
-            activity.turn().await;
-        }
         if is_open && activity.is_authenticated() {
             connection.set_target_window_size(CONNECTION_WINDOW);
             is_open = false;
         }
         tokio::select! {
-            accepted = accept(&mut connection, activity) => match accepted {
-                Err(Busy) => {}
-                Ok(Some(Ok((request, mut respond)))) => {
-                    calls_at_once += 1;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, mut respond))) => {
                     let (mut parts, receive) = request.into_parts();
                     let path = parts.uri.path().to_owned();
                     let budget = ReceiveBudget::default();
@@ -148,8 +137,8 @@ where
                     }
                     tokio::spawn(Exchange::new(receiver, answer, respond, permit));
                 }
-                Ok(Some(Err(error))) => return closing.unwrap_or_else(|| reason(&error)),
-                Ok(None) => return closing.unwrap_or(CloseReason::Peer),
+                Some(Err(error)) => return closing.unwrap_or_else(|| reason(&error)),
+                None => return closing.unwrap_or(CloseReason::Peer),
             },
             why = &mut close, if closing.is_none() => {
                 connection.graceful_shutdown();
@@ -163,24 +152,6 @@ where
             }
         }
     }
-}
-
-type Call = (Request<RecvStream>, SendResponse<Bytes>);
-
-/// A connection has read much, and has to wait for a turn before it reads on.
-struct Busy;
-
-/// The next call, or `None` when the connection has ended.
-async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
-    connection: &mut Connection<T, Bytes>,
-    activity: &Activity,
-) -> Result<Option<Result<Call, h2::Error>>, Busy> {
-    std::future::poll_fn(|cx| match connection.poll_accept(cx) {
-        Poll::Ready(accepted) => Poll::Ready(Ok(accepted)),
-        Poll::Pending if activity.is_busy() => Poll::Ready(Err(Busy)),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }
 
 /// The permit of a call of an unauthenticated peer: one of its connection's calls, and memory.

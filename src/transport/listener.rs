@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -140,7 +140,7 @@ async fn accept(
     let activity = Activity::new(permit);
     let socket: Socket = match tls {
         None => Either::Left(tcp),
-        Some(tls) => match tokio::time::timeout(timeout, handshake(tls, tcp, &activity)).await {
+        Some(tls) => match tokio::time::timeout(timeout, tls.accept(tcp)).await {
             Ok(Ok(stream)) => Either::Right(Box::new(stream)),
             Ok(Err(_)) | Err(_) => return Err(CloseReason::Handshake),
         },
@@ -151,13 +151,6 @@ async fn accept(
         Ok(Err(_)) => Err(CloseReason::Peer),
         Err(_) => Err(CloseReason::Timeout),
     }
-}
-
-/// Establishes TLS. Most of its work follows the peer's first bytes, so these are waited for before the turn.
-async fn handshake(tls: TlsAcceptor, tcp: TcpStream, activity: &Activity) -> io::Result<TlsStream<TcpStream>> {
-    tcp.readable().await?;
-    activity.turn().await;
-    tls.accept(tcp).await
 }
 
 /// Logs connections that the gateway ended: of clients always, of unauthenticated peers at debug level, because they

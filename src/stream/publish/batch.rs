@@ -3,7 +3,7 @@
 //! Invariant: there are as many results as publications, in their order. If the gateway stops before all have an
 //! outcome, the outcomes known by then are returned, and the others are reported as unknown.
 
-use super::{Accepted, Intake, Steps, accept, charges, check_count, count, result, size, time};
+use super::{Accepted, Intake, accept, charges, check_count, count, result, size, time, turn};
 use crate::{
     broker::{PendingPublish, Publisher},
     error::Failure,
@@ -28,17 +28,9 @@ pub async fn run_batch(
     let mut intake = Intake::new(session.scope());
     let sizes: Vec<_> = publications.iter().map(size).collect();
     let weight = charges::weight(&publications, &sizes);
-    let charge = match session.memory().try_reserve_share(weight) {
-        Ok(charge) => charge,
-        Err(full) => {
-            let mut steps = Steps::default();
-            for publication in publications {
-                steps.next(&publication).await;
-            }
-            return Err(full.into());
-        }
-    };
-    let Accepted { outgoing, refused, .. } = accept(&mut session, publications, sizes, 0).await;
+    let charge = session.memory().try_reserve_share(weight).map_err(Failure::from)?;
+    let turn = turn(session.scope(), weight, &sizes).await;
+    let Accepted { outgoing, refused, .. } = accept(&session, turn, publications, sizes, 0);
     for (order, result) in refused {
         results[order as usize] = Some(result);
     }
