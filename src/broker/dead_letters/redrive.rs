@@ -92,9 +92,9 @@ impl DeadLetters {
     /// not dead letters any more.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another call reads the dead letters; [`Error::NoMemory`] when there is no memory for more
-    /// failures; otherwise when the broker cannot be reached. Dead letters that were sent until then have been
-    /// reported, and the last of them may still be dead letters.
+    /// [`Error::Busy`] when another call reads the dead letters; [`Error::NoMemory`] when the memory budget has no
+    /// capacity to record another failure; other errors when the broker cannot be reached. Letters that were sent
+    /// before the error have been reported, and the last of them may still be in the dead-letter queue.
     pub async fn redrive(
         &self,
         selected: impl Fn(&DeadLetter) -> bool,

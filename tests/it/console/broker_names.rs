@@ -119,7 +119,7 @@ async fn names_that_were_created_at_the_broker_directly_are_shown_escaped_or_sai
     assert_harmless("the queues", &queues);
     assert!(queues.contains(">jobs<") && !queues.contains("alert(1)"), "{queues}");
     assert_harmless("the overview", &browser.open("/").await);
-    // What the names link to says why there is no such page.
+    // Each link with an invalid name leads to an error page that explains the reason.
     addresses.sort_unstable();
     addresses.dedup();
     assert!(addresses.iter().any(|path| path.starts_with("/exchanges/")), "{addresses:?}");
